@@ -1,0 +1,61 @@
+// Package distro holds what differs between the releases that ward bakes, as
+// data: one row a release. A difference that is a fact is a column here; only
+// the two package managers are mechanism, and they live in builder/rootfs.
+//
+//	r, err := distro.Find("debian", "12")
+package distro
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Release is what is known of one release of one distribution.
+type Release struct {
+	ID       string // os-release ID: "debian", "ubuntu", "rocky"
+	Version  string // os-release VERSION_ID: "12"
+	Codename string // suite of the archive; empty for rpm
+	Format   string // "deb" or "rpm"
+
+	Kernel   string   // package of the default kernel
+	Packages []string // what every image of this release has, kernel excluded
+
+	SSHUnit   string // the unit that must listen: "ssh.service"; Ubuntu >= 22.10 "ssh.socket"
+	SSHDropIn string // folder, relative to /, that sshd_config includes first; empty where OpenSSH has no Include
+	OpenSSH   [2]int // major, minor: decides which keywords sshd accepts
+	PAMStyle  string // "pam-auth-update" or "authselect"
+	Audit     int    // major version of audit-userspace: from 4 on rules are loaded by audit-rules.service
+	Systemd   int    // version of systemd
+	Restic    [2]int // major, minor
+	MAC       string // "apparmor" or "selinux"
+	Keyring   string // keyring of the archive on a build host, and
+	KeyringBy string // the package there that has it
+	Nftables  string // file that nftables.service loads, relative to /
+	Chrony    string // chronyd's configuration, relative to /
+	TimeUnit  string // chronyd's unit
+	Security  string // deb: Origins-Pattern of unattended-upgrades that takes security updates alone
+	Stub      string // systemd's UEFI stub, relative to the image's root
+	Loader    string // systemd-boot, relative to the image's root
+}
+
+// Name is the image name of the release, for example "debian-12".
+func (r Release) Name() string { return r.ID + "-" + r.Version }
+
+// HasOpenSSH tells whether the release's OpenSSH is at least major.minor.
+func (r Release) HasOpenSSH(major, minor int) bool {
+	return r.OpenSSH[0] > major || r.OpenSSH[0] == major && r.OpenSSH[1] >= minor
+}
+
+// Find returns the row of a release, or an error that lists the known ones.
+func Find(id, version string) (Release, error) {
+	i := slices.IndexFunc(All, func(r Release) bool { return r.ID == id && r.Version == version })
+	if i < 0 {
+		names := make([]string, len(All))
+		for i, r := range All {
+			names[i] = r.ID + " " + r.Version
+		}
+		return Release{}, fmt.Errorf("release %s %s is not known; known are: %s", id, version, strings.Join(names, ", "))
+	}
+	return All[i], nil
+}

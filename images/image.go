@@ -1,0 +1,75 @@
+// Package images says what a machine is: which release of which distribution,
+// from which mirrors, with which extra packages, on which disk, in which
+// formats. Images are strict YAML; those that ship with ward are embedded.
+//
+//	img, err := images.Load("debian-12")    // an embedded one, or
+//	img, err := images.Load("./clinic.yaml") // a file
+//
+// What must hold on the machine is no part of it: that is a profile.
+package images
+
+import (
+	"ward/images/distro"
+)
+
+// Image is one image definition.
+type Image struct {
+	// The image's name; the folder of its build is called so.
+	Name string `yaml:"name" json:"name" jsonschema:"pattern=^[a-z0-9][a-z0-9.-]*$,example=debian-12"`
+	// The distribution, ID of os-release(5).
+	Distro string `yaml:"distro" json:"distro" jsonschema:"minLength=1,example=debian"`
+	// The release, VERSION_ID of os-release(5), in quotes.
+	Release string `yaml:"release" json:"release" jsonschema:"minLength=1,example=\"12\""`
+	// The processor.
+	Arch string `yaml:"arch" json:"arch" jsonschema:"enum=amd64"`
+	// Where packages come from, tried in this order; none: the mirrors of the
+	// distribution itself.
+	Mirrors []string `yaml:"mirrors,omitempty" json:"mirrors,omitempty" jsonschema:"example=[https://mirror.example.org/debian]"`
+	// The file on this host with the keys that the mirrors' index is signed with;
+	// none: that of the distribution's keyring package.
+	Keyring string `yaml:"keyring,omitempty" json:"keyring,omitempty" jsonschema:"example=/usr/share/keyrings/debian-archive-keyring.gpg"`
+	// Packages beside those that the profile's controls need.
+	Packages []string `yaml:"packages,omitempty" json:"packages,omitempty" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9+._-]+$,example=[postgresql-client]"`
+	// The kernel's package; none: the one that the release's row names.
+	Kernel string `yaml:"kernel,omitempty" json:"kernel,omitempty" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9+._-]+$,example=linux-image-amd64"`
+	// The sizes of the disk's partitions.
+	Disk Disk `yaml:"disk" json:"disk"`
+	// The disk formats to write.
+	Formats []string `yaml:"formats" json:"formats" jsonschema:"minItems=1,enum=qcow2,enum=raw,example=[qcow2]"`
+	// Which kernel modules are in the initramfs: names of sets (virtio, nvme, scsi,
+	// hyperv, vmware, xen, usb, mmc, tpm, net, or generic for all of them) and of modules.
+	Modules Modules `yaml:"modules" json:"modules" jsonschema:"minItems=1,pattern=^[a-z0-9][a-z0-9_-]*$,example=virtio"`
+	// Words added to the kernel line.
+	KernelArgs []string `yaml:"kernel_args,omitempty" json:"kernel_args,omitempty" jsonschema:"example=[quiet]"`
+}
+
+// Disk are the sizes of the partitions, such as 512MiB or 2GiB.
+type Disk struct {
+	// The EFI system partition, FAT32; it holds two kernels.
+	ESP Size `yaml:"esp" json:"esp" jsonschema:"example=256MiB"`
+	// The root file system, ext4.
+	Root Size `yaml:"root" json:"root" jsonschema:"example=2GiB"`
+	// The PHI partition, the last one; blank until the first boot.
+	PHI Size `yaml:"phi" json:"phi" jsonschema:"example=512MiB"`
+}
+
+// Modules names sets of kernel modules and single ones. In YAML it may be one word.
+type Modules []string
+
+// UnmarshalText reads one word.
+func (m *Modules) UnmarshalText(text []byte) error {
+	*m = Modules{string(text)}
+	return nil
+}
+
+// Row returns what is known of the image's release.
+func (i *Image) Row() (distro.Release, error) { return distro.Find(i.Distro, i.Release) }
+
+// KernelPackage is the package that the kernel comes from.
+func (i *Image) KernelPackage() (string, error) {
+	row, err := i.Row()
+	if i.Kernel != "" {
+		return i.Kernel, err
+	}
+	return row.Kernel, err
+}

@@ -1,0 +1,149 @@
+package images
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"ward/images/distro"
+)
+
+// TestEmbedded: each shipped image loads, is called like its file, and has a row.
+func TestEmbedded(t *testing.T) {
+	names := Names()
+	if len(names) == 0 {
+		t.Fatal("no image is embedded")
+	}
+	for _, name := range names {
+		img, err := Load(name)
+		if err != nil {
+			t.Errorf("Load(%q) = %v", name, err)
+			continue
+		}
+		row, err := img.Row()
+		if err != nil || img.Name != name || row.Name() != name {
+			t.Errorf("Load(%q) is called %q, and its release %q, %v", name, img.Name, row.Name(), err)
+		}
+		if kernel, err := img.KernelPackage(); err != nil || kernel != row.Kernel {
+			t.Errorf("%s: KernelPackage() = %q, %v, want %q", name, kernel, err, row.Kernel)
+		}
+	}
+	for _, r := range distro.All {
+		if !slices.Contains(names, r.Name()) {
+			t.Errorf("release %s has a row but no image file", r.Name())
+		}
+	}
+}
+
+const good = `name: clinic
+distro: debian
+release: "12"
+arch: amd64
+mirrors: ["https://mirror.example.org/debian", "file:///srv/debian"]
+keyring: /etc/keys/site.gpg
+packages: [postgresql-client, g++]
+kernel: linux-image-amd64
+disk: {esp: 64MiB, root: 4GiB, phi: 32MiB}
+formats: [raw, qcow2]
+modules: [generic, my_module]
+kernel_args: [quiet, "hugepages=4"]
+`
+
+func load(t *testing.T, text string) (*Image, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "clinic.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Load(file)
+}
+
+func TestLoad(t *testing.T) {
+	img, err := load(t, good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img.Disk != (Disk{64 * MiB, 4 * GiB, 32 * MiB}) || !slices.Equal(img.Modules, Modules{"generic", "my_module"}) || len(img.Mirrors) != 2 || img.KernelArgs[1] != "hugepages=4" {
+		t.Errorf("Load() = %+v, want what the file says", img)
+	}
+}
+
+func TestLoadFaults(t *testing.T) {
+	for _, tt := range []struct{ name, old, new, want string }{
+		{"unknown key", "keyring:", "keyrings:", ":6:1: keyrings: is not a known key; did you mean keyring?"},
+		{"missing", "arch: amd64\n", "", `arch: is missing; add a line such as "arch: amd64"`},
+		{"missing size", "root: 4GiB, ", "", `disk.root: is missing; add a line such as "root: 2GiB"`},
+		{"wrong type", `release: "12"`, "release: 12", `release: is the number 12, want text; put it in quotes`},
+		{"distribution", "debian\n", "debain\n", `distro: is "debain", which is not known; did you mean debian?`},
+		{"release", `"12"`, `"7"`, `release: is "7", which is not known; of debian are known: `},
+		{"arch", "amd64\n", "i386\n", `arch: is "i386", want amd64`},
+		{"mirror", "file:///srv/debian", "ftp://x/y", `mirrors[1]: is "ftp://x/y", want an http, https or file URL`},
+		{"mirror's password", "https://mirror", "https://user:hunter2@mirror", "mirrors[0]: has a name or password in it"},
+		{"keyring", "/etc/keys/site.gpg", "site.gpg", `keyring: is "site.gpg", want a clean absolute path`},
+		{"package", "g++", "'g++; reboot'", `packages[1]: is "g++; reboot", want the form`},
+		{"package option", "g++", "-o", `packages[1]: is "-o", want the form`},
+		{"package twice", "g++", "postgresql-client", `packages[1]: is "postgresql-client" again`},
+		{"esp", "64MiB", "63MiB", "disk.esp: is 63MiB, want 64MiB to 4GiB"},
+		{"root", "4GiB", "100MiB", "disk.root: is 100MiB, want 1GiB to 16TiB"},
+		{"phi", "32MiB}", "16MiB}", "disk.phi: is 16MiB, want 32MiB to 16TiB"},
+		{"aligned", "32MiB}", "40000KiB}", "disk.phi: is 40000KiB, want whole MiB"},
+		{"decimal", "4GiB", "4GB", `disk.root: is "4GB", want a size such as 512MiB or 2GiB`},
+		{"number", "4GiB", "4096", `disk.root: is the number 4096, want text`},
+		{"no size", "4GiB", "-4GiB", `disk.root: is "-4GiB", want a whole number before GiB`},
+		{"huge", "4GiB", "99999999999999TiB", "want a whole number before TiB"},
+		{"format", "qcow2]", "qcow]", `formats[1]: is "qcow", want qcow2 or raw; did you mean qcow2?`},
+		{"no format", "[raw, qcow2]", "[]", "formats: has 0 values, want 1 or more"},
+		{"module", "my_module", "../x", `modules[1]: is "../x", want the form`},
+		{"one module", "[generic, my_module]", "../x", `modules: is "../x", want the form`},
+		{"kernel line", "quiet", "quiet audit=0", `kernel_args[0]: is "quiet audit=0", which is not one plain word`},
+		{"audit off", "quiet", "audit=0", `kernel_args[0]: is "audit=0", which ward sets itself or which goes around a safeguard`},
+		{"own init", "quiet", "init=/bin/sh", `kernel_args[0]: is "init=/bin/sh"`},
+		{"single user", "quiet", "single", `kernel_args[0]: is "single"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			text := strings.Replace(good, tt.old, tt.new, 1)
+			if text == good {
+				t.Fatalf("%q is not in the good file", tt.old)
+			}
+			_, err := load(t, text)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("Load() = %v, want one line with %s", err, tt.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("Load() = %v, which shows the password", err)
+			}
+		})
+	}
+}
+
+func TestUnknownName(t *testing.T) {
+	for _, tt := range []struct{ name, want string }{
+		{"debain-12", `image "debain-12" is not known; did you mean debian-12?`},
+		{"plan9", "known are debian-12"},
+		{"", "known are debian-12"},
+		{"./no/debian-12.yaml", "there is no such file; the one that comes with ward is called debian-12"},
+		{"./nowhere.yaml", "image ./nowhere.yaml: there is no such file"},
+	} {
+		if _, err := Load(tt.name); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("Load(%q) = %v, want %s", tt.name, err, tt.want)
+		}
+	}
+}
+
+// FuzzSize: whatever is accepted is written and read back as the same size.
+func FuzzSize(f *testing.F) {
+	for _, s := range []string{"512MiB", "2GiB", "1TiB", "4 KiB", "-1MiB", "9223372036854775807TiB", "MiB", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		var size, back Size
+		if size.UnmarshalText([]byte(s)) != nil {
+			return
+		}
+		if size <= 0 || back.UnmarshalText([]byte(size.String())) != nil || back != size {
+			t.Errorf("%q is %d bytes, written %q, read back %d", s, size, size, back)
+		}
+	})
+}

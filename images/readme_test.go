@@ -1,0 +1,27 @@
+package images
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"ward/images/strict/stricttest"
+)
+
+// TestReadme: the example loads, and the table names every key.
+func TestReadme(t *testing.T) {
+	img, err := Load(stricttest.Examples(t, "README.md")["clinic-image.yaml"])
+	if err != nil || img.Name != "clinic" || !slices.Equal(img.Formats, []string{"qcow2", "raw"}) {
+		t.Errorf("the example is %+v, %v", img, err)
+	}
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"name", "distro", "release", "arch", "mirrors", "keyring", "packages", "kernel", "disk", "formats", "modules", "kernel_args"} {
+		if !strings.Contains(string(text), "`"+key+"`") {
+			t.Errorf("README.md does not tell of %s", key)
+		}
+	}
+}

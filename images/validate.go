@@ -1,0 +1,126 @@
+package images
+
+import (
+	"fmt"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+
+	"ward/images/distro"
+	"ward/images/strict"
+)
+
+// check holds what needs more than one value or more than a field's tag.
+type check struct {
+	img *Image
+	d   *strict.Document
+}
+
+func (c check) all() {
+	c.release()
+	c.disk()
+	c.mirrors()
+	c.kernelArgs()
+	once(c.d, "formats", c.img.Formats)
+	once(c.d, "packages", c.img.Packages)
+	once(c.d, "modules", c.img.Modules)
+}
+
+func (c check) release() {
+	if c.d.Faulty("distro") || c.d.Faulty("release") {
+		return
+	}
+	var ids, versions []string
+	for _, r := range distro.All {
+		if !slices.Contains(ids, r.ID) {
+			ids = append(ids, r.ID)
+		}
+		if r.ID == c.img.Distro {
+			versions = append(versions, r.Version)
+		}
+	}
+	if len(versions) == 0 {
+		hint := "known are " + strict.OneOf(ids)
+		if near := strict.Nearest(c.img.Distro, ids); near != "" {
+			hint = "did you mean " + near + "?"
+		}
+		c.d.Fault("distro", hint, "is %q, which is not known", c.img.Distro)
+		return
+	}
+	if !slices.Contains(versions, c.img.Release) {
+		c.d.Fault("release", fmt.Sprintf("of %s are known: %s", c.img.Distro, strings.Join(versions, ", ")), "is %q, which is not known", c.img.Release)
+	}
+}
+
+// limits of the partitions. An ESP holds two kernel images of up to 30 MiB; a
+// root below a GiB has no room for one more kernel and its modules; LUKS2 takes
+// 16 MiB of PHI for its header before ext4 gets any.
+var limits = []struct {
+	path   string
+	of     func(*Image) Size
+	lo, hi Size
+}{
+	{"disk.esp", func(i *Image) Size { return i.Disk.ESP }, 64 * MiB, 4 * GiB},
+	{"disk.root", func(i *Image) Size { return i.Disk.Root }, GiB, 16 * TiB},
+	{"disk.phi", func(i *Image) Size { return i.Disk.PHI }, 32 * MiB, 16 * TiB},
+}
+
+func (c check) disk() {
+	for _, l := range limits {
+		size := l.of(c.img)
+		switch {
+		case size < l.lo || size > l.hi:
+			c.d.Fault(l.path, "", "is %s, want %s to %s", size, l.lo, l.hi)
+		case size%MiB != 0:
+			c.d.Fault(l.path, "partitions are aligned to it", "is %s, want whole MiB", size)
+		}
+	}
+}
+
+func (c check) mirrors() {
+	for i, m := range c.img.Mirrors {
+		at := fmt.Sprintf("mirrors[%d]", i)
+		u, err := url.Parse(m)
+		switch {
+		case err != nil:
+			c.d.Fault(at, "", "is no URL")
+		case u.User != nil:
+			c.d.Fault(at, "put them into apt_auth.conf(5)", "has a name or password in it, which would end up in the manifest")
+		case !slices.Contains([]string{"http", "https", "file"}, u.Scheme) || u.Scheme != "file" && u.Host == "":
+			c.d.Fault(at, "such as https://mirror.example.org/debian", "is %q, want an http, https or file URL", m)
+		}
+	}
+	if k := c.img.Keyring; k != "" && (!path.IsAbs(k) || path.Clean(k) != k) {
+		c.d.Fault("keyring", "", "is %q, want a clean absolute path on this host", k)
+	}
+}
+
+// ownArgs are the words of the kernel line that are ward's: they carry the
+// safeguards, or would go around them.
+var ownArgs = []string{
+	"root", "rootfstype", "init", "rdinit", "initrd", "audit", "audit_backlog_limit", "console",
+	"systemd.unit", "systemd.debug_shell", "systemd.debug-shell", "systemd.gpt_auto", "systemd.mask", "systemd.wants",
+	"single", "emergency", "rescue", "S", "s", "1", "apparmor", "security", "lsm", "selinux", "enforcing", "mitigations", "nokaslr", "ignition.config.url",
+}
+
+func (c check) kernelArgs() {
+	for i, a := range c.img.KernelArgs {
+		at := fmt.Sprintf("kernel_args[%d]", i)
+		key, _, _ := strings.Cut(a, "=")
+		switch {
+		case a == "" || strings.ContainsFunc(a, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' }):
+			c.d.Fault(at, "one word an entry", "is %q, which is not one plain word", a)
+		case slices.Contains(ownArgs, key):
+			c.d.Fault(at, "remove it", "is %q, which ward sets itself or which goes around a safeguard", a)
+		}
+	}
+}
+
+func once(d *strict.Document, at string, list []string) {
+	for i, v := range list {
+		if slices.Index(list, v) < i {
+			d.Fault(fmt.Sprintf("%s[%d]", at, i), "remove one", "is %q again", v)
+		}
+	}
+}
