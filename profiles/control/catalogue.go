@@ -1,0 +1,39 @@
+package control
+
+import (
+	"ward/images/distro"
+	"ward/profiles"
+)
+
+// Catalogue returns every control with the profile's parameters, in the order
+// in which they are applied. A control that the profile switches off (mfa) is
+// left out.
+func Catalogue(p *profiles.Profile, r distro.Release) []Control {
+	var all []Control
+	all = append(all,
+		Accounts(p, r),
+		Breakglass(p, r),
+		Passwords(p, r),
+		Lockout(p, r),
+		PHI(p, r),
+		SSHD(p, r),
+		Logoff(p, r),
+		Banners(p, r),
+		Audit(p, r),
+		TLS(p, r),
+		Firewall(p, r),
+		Kernel(p, r),
+		Time(p, r),
+		Updates(p, r),
+		Integrity(p, r),
+		RemoteLog(p, r),
+		Backup(p, r),
+	)
+	if p.Controls.MFA.Enabled {
+		all = append(all, MFA(p, r))
+	}
+	if p.Controls.Fscrypt.Enabled {
+		all = append(all, Fscrypt(p, r))
+	}
+	return all
+}

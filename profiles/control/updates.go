@@ -1,0 +1,210 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"ward/images/distro"
+	"ward/profiles"
+)
+
+// Updates installs security updates, and says so when they do not come.
+func Updates(p *profiles.Profile, r distro.Release) Control {
+	u := p.Controls.Updates
+	settings := []Setting{
+		drop{
+			name: "apt", path: "etc/apt/apt.conf.d/90ward-updates", content: aptUpdates(u, r),
+			want:  strings.Join(aptWant(u, r), "; "),
+			check: func(ctx context.Context, m *Machine) (string, error) { return checkApt(ctx, m, aptWant(u, r)) },
+		},
+	}
+	if u.Unattended {
+		settings = append(settings, unit{"apt-daily.timer", unitRunning}, unit{"apt-daily-upgrade.timer", unitRunning})
+	}
+	if u.Unattended && u.Window != "" {
+		settings = append(settings, drop{
+			name: "window", path: "etc/systemd/system/apt-daily-upgrade.timer.d/ward-updates.conf",
+			// The empty line clears the distribution's own time.
+			content: fmt.Sprintf("[Timer]\nOnCalendar=\nOnCalendar=%s\nRandomizedDelaySec=10m\nPersistent=true\n", u.Window),
+			want:    u.Window, check: checkWindow,
+		})
+	}
+	settings = append(settings, setting{name: "pending", want: noPending, check: func(ctx context.Context, m *Machine) (string, error) {
+		return checkPending(ctx, m, u.Unattended)
+	}})
+	return Control{
+		ID:       "updates",
+		Title:    "security updates are installed by themselves",
+		Why:      "What is known to be broken is attacked within days.",
+		Refs:     []string{"45 CFR 164.308(a)(5)(ii)(B)", "45 CFR 164.308(a)(1)(ii)(B)", "NIST 800-53 SI-2"},
+		Settings: settings,
+	}
+}
+
+// aptUpdates is a file of apt.conf(5). Its name sorts after the distribution's,
+// and #clear empties the list that would otherwise only grow.
+func aptUpdates(u profiles.Updates, r distro.Release) string {
+	return fmt.Sprintf(`// ward: updates
+APT::Periodic::Update-Package-Lists "1";
+APT::Periodic::Unattended-Upgrade "%d";
+APT::Get::AllowUnauthenticated "false";
+Acquire::AllowInsecureRepositories "false";
+#clear Unattended-Upgrade::Origins-Pattern;
+Unattended-Upgrade::Origins-Pattern:: "%s";
+Unattended-Upgrade::Automatic-Reboot "false";
+Unattended-Upgrade::SyslogEnable "true";
+// What the controls wrote into a package's own file stays.
+DPkg::Options { "--force-confdef"; "--force-confold"; };
+`, oneIf(u.Unattended), r.Security)
+}
+
+func oneIf(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// aptWant are lines that apt-config dump must print.
+func aptWant(u profiles.Updates, r distro.Release) []string {
+	return []string{
+		`APT::Periodic::Update-Package-Lists "1"`,
+		fmt.Sprintf(`APT::Periodic::Unattended-Upgrade "%d"`, oneIf(u.Unattended)),
+		`APT::Get::AllowUnauthenticated "false"`,
+		`Acquire::AllowInsecureRepositories "false"`,
+		fmt.Sprintf(`Unattended-Upgrade::Origins-Pattern:: "%s"`, r.Security),
+	}
+}
+
+// checkApt asks apt for its configuration as it has read it from every file.
+func checkApt(ctx context.Context, m *Machine, want []string) (string, error) {
+	out, err := m.Run(ctx, "apt-config", "dump")
+	if err != nil {
+		return "", err
+	}
+	var got []string
+	for line := range strings.Lines(out) {
+		line = strings.TrimSuffix(strings.TrimSpace(line), ";")
+		key, _, _ := strings.Cut(line, " ")
+		if slices.ContainsFunc(want, func(w string) bool { return strings.HasPrefix(w, key+" ") }) {
+			got = append(got, line)
+		}
+	}
+	slices.SortStableFunc(got, func(a, b string) int { return wantIndex(want, a) - wantIndex(want, b) })
+	return strings.Join(got, "; "), nil
+}
+
+// wantIndex is where the key of a line stands in want.
+func wantIndex(want []string, line string) int {
+	key, _, _ := strings.Cut(line, " ")
+	return slices.IndexFunc(want, func(w string) bool { return strings.HasPrefix(w, key+" ") })
+}
+
+func checkWindow(ctx context.Context, m *Machine) (string, error) {
+	out, err := m.Run(ctx, "systemctl", "show", "--property=TimersCalendar", "apt-daily-upgrade.timer")
+	if err != nil {
+		return "", err
+	}
+	// TimersCalendar={ OnCalendar=*-*-* 02:00:00 ; next_elapse=... }
+	var events []string
+	for line := range strings.Lines(out) {
+		if _, rest, ok := strings.Cut(line, "OnCalendar="); ok {
+			event, _, _ := strings.Cut(rest, " ;")
+			events = append(events, strings.TrimSpace(event))
+		}
+	}
+	return strings.Join(events, ", "), nil
+}
+
+const (
+	noPending = "no security update waits for more than a day"
+	// Two nights: one run may fail for a reason that passes.
+	listsTooOld  = 50 * time.Hour
+	waitsTooLong = 26 * time.Hour
+)
+
+// Stamps that apt's daily service leaves, and the machine's first boot.
+const (
+	machineStamp = "/etc/machine-id"
+	listsStamp   = "/var/lib/apt/periodic/update-success-stamp"
+	upgradeStamp = "/var/lib/apt/periodic/unattended-upgrades-stamp"
+)
+
+// checkPending asks apt what it would install, and since when nobody did. A
+// machine that is younger than a stamp may be is measured from its first boot.
+func checkPending(ctx context.Context, m *Machine, unattended bool) (string, error) {
+	now, err := clock(ctx, m)
+	if err != nil {
+		return "", err
+	}
+	stamps, err := modified(ctx, m, machineStamp, listsStamp, upgradeStamp)
+	if err != nil {
+		return "", err
+	}
+	born, ok := stamps[machineStamp]
+	if !ok {
+		return "", fmt.Errorf("%s is not there, so the machine's age is not known", machineStamp)
+	}
+	since := func(stamp string) time.Duration { return now.Sub(time.Unix(max(stamps[stamp], born), 0)) }
+	var faults []string
+	if age := since(listsStamp); age > listsTooOld {
+		faults = append(faults, fmt.Sprintf("package lists were last renewed %.0f hours ago", age.Hours()))
+	}
+	if age := since(upgradeStamp); unattended && age > listsTooOld {
+		faults = append(faults, fmt.Sprintf("unattended-upgrade last ran %.0f hours ago", age.Hours()))
+	}
+	out, err := m.Run(ctx, "apt-get", "--simulate", "--quiet", "-o", "Debug::NoLocking=1", "dist-upgrade")
+	if err != nil {
+		return "", err
+	}
+	if !strings.Contains(out, "newly installed") {
+		return "", fmt.Errorf("apt-get printed no summary: %q", out)
+	}
+	var pending []string
+	for line := range strings.Lines(out) {
+		f := strings.Fields(line)
+		if len(f) > 1 && f[0] == "Inst" && strings.Contains(line, "ecurity") { // Debian-Security, jammy-security
+			pending = append(pending, f[1])
+		}
+	}
+	if len(pending) > 0 && since(upgradeStamp) > waitsTooLong {
+		faults = append(faults, fmt.Sprintf("%d security updates wait: %s", len(pending), strings.Join(pending, " ")))
+	}
+	return orFaults(faults, noPending), nil
+}
+
+// clock is the machine's time.
+func clock(ctx context.Context, m *Machine) (time.Time, error) {
+	out, err := m.Run(ctx, "date", "+%s")
+	if err != nil {
+		return time.Time{}, err
+	}
+	s, err := strconv.ParseInt(strings.TrimSpace(out), 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the clock: %w", err)
+	}
+	return time.Unix(s, 0), nil
+}
+
+// modified returns when files were last written, in seconds since 1970; one that
+// is not there is left out.
+func modified(ctx context.Context, m *Machine, files ...string) (map[string]int64, error) {
+	out, err := m.Run(ctx, append([]string{"stat", "--format=%Y %n"}, files...)...)
+	if err != nil && exitCode(err) != 1 { // 1: one of them is not there
+		return nil, err
+	}
+	at := make(map[string]int64)
+	for line := range strings.Lines(out) {
+		seconds, name, ok := strings.Cut(strings.TrimSpace(line), " ")
+		s, err := strconv.ParseInt(seconds, 10, 64)
+		if !ok || err != nil {
+			return nil, fmt.Errorf("stat printed %q", line)
+		}
+		at[name] = s
+	}
+	return at, nil
+}

@@ -1,0 +1,10 @@
+package machine
+
+import _ "embed"
+
+//go:embed schema.json
+var schema []byte
+
+// Schema is the JSON Schema (draft 2020-12) of machine files, with which editors
+// complete and check them. Load checks more than a schema can say.
+func Schema() []byte { return schema }
