@@ -1,0 +1,34 @@
+//go:build netkeys
+
+package main
+
+import (
+	"log/slog"
+	"maps"
+	"os"
+
+	"ward/initramfs/boot"
+	"ward/initramfs/boot/cmdline"
+	"ward/initramfs/boot/keysource"
+	"ward/initramfs/boot/keysource/network"
+	"ward/initramfs/boot/keysource/tpmkey"
+)
+
+// options add the sources that need a network or a TPM; they make the binary more
+// than twice as large.
+func options() boot.Options {
+	var n *network.Network
+	return boot.Options{
+		More: func(line cmdline.Line) map[string]keysource.Fetcher {
+			ip, _ := line.Get("ip")
+			n = network.New(ip)
+			more := maps.Clone(n.Fetchers())
+			more["tpm2"] = tpmkey.Fetcher
+			return more
+		},
+		Down: func(log *slog.Logger) {
+			n.Down(log)
+			_ = os.Remove("/etc/resolv.conf")
+		},
+	}
+}

@@ -1,0 +1,176 @@
+// Package uki joins systemd's UEFI stub, a kernel, an initramfs and the kernel
+// line into one PE file, a unified kernel image, as the Unified Kernel Image
+// specification (UAPI.5) lays down. It runs on the build host and, after a kernel
+// update, on the machine, where objcopy is not installed: so it writes the
+// section table itself.
+//
+//	err := uki.Write(w, uki.Parts{Stub: stub, Linux: kernel, Initrd: initramfs, Cmdline: "root=PARTUUID=... ro"})
+package uki
+
+import (
+	"bytes"
+	"debug/pe"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Parts are what a UKI is made of.
+type Parts struct {
+	Stub      []byte // systemd's linuxx64.efi.stub
+	Linux     []byte // bzImage
+	Initrd    []byte
+	Cmdline   string // without a line feed; systemd-stub(7): taken as it is
+	OSRelease string // text of os-release(5): boot loaders show its PRETTY_NAME and sort by its VERSION_ID
+	Uname     string // kernel release, "6.1.0-56-cloud-amd64"
+}
+
+// section is one part on its way into the PE file.
+type section struct {
+	name string
+	data []byte
+}
+
+// Offsets in a PE32+ file, from the PE Format specification of Microsoft.
+const (
+	peOffsetAt        = 0x3c // DOS header: where "PE\0\0" is
+	coffSections      = 6    // from the PE signature: NumberOfSections, 2 bytes
+	coffOptionalSize  = 20   // SizeOfOptionalHeader, 2 bytes
+	optionalAt        = 24   // the optional header
+	optInitialized    = 8    // SizeOfInitializedData, 4 bytes
+	optSectionAlign   = 32
+	optFileAlign      = 36
+	optImageSize      = 56
+	optHeadersSize    = 60
+	optCheckSum       = 64
+	sectionHeaderSize = 40
+	// CNT_INITIALIZED_DATA | MEM_READ
+	sectionFlags = 0x40000040
+)
+
+// pageSize is the alignment of our sections in memory. systemd-stub hands the
+// initramfs to the kernel in place, and the kernel wants whole pages.
+const pageSize = 4096
+
+// maxPart bounds each part; a PE file holds 32 bit sizes and firmware far less.
+const maxPart = 1 << 30
+
+// Write writes the UKI. The same parts give the same bytes.
+func Write(w io.Writer, p Parts) error {
+	sections, err := p.sections()
+	if err != nil {
+		return err
+	}
+	head, table, err := open(p.Stub, len(sections))
+	if err != nil {
+		return fmt.Errorf("uki: stub: %w", err)
+	}
+	le := binary.LittleEndian
+	opt := head[table.optional:]
+	fileAlign := le.Uint32(opt[optFileAlign:])
+	va := align(table.lastVA, pageSize)
+	offset := align(uint32(len(p.Stub)), fileAlign)
+	var added uint32
+	for i, s := range sections {
+		raw := align(uint32(len(s.data)), fileAlign)
+		h := head[table.end+i*sectionHeaderSize:][:sectionHeaderSize]
+		copy(h[:8], s.name)
+		le.PutUint32(h[8:], uint32(len(s.data)))
+		le.PutUint32(h[12:], va)
+		le.PutUint32(h[16:], raw)
+		le.PutUint32(h[20:], offset)
+		le.PutUint32(h[36:], sectionFlags)
+		va = align(va+uint32(len(s.data)), pageSize)
+		offset += raw
+		added += raw
+	}
+	pe := head[table.pe:]
+	le.PutUint16(pe[coffSections:], le.Uint16(pe[coffSections:])+uint16(len(sections)))
+	le.PutUint32(opt[optInitialized:], le.Uint32(opt[optInitialized:])+added)
+	le.PutUint32(opt[optImageSize:], align(va, le.Uint32(opt[optSectionAlign:])))
+	le.PutUint32(opt[optCheckSum:], 0) // UEFI does not look at it, and it must not be wrong
+
+	stub := bytes.Clone(p.Stub)
+	copy(stub, head)
+	if err := writePadded(w, stub, fileAlign); err != nil {
+		return fmt.Errorf("uki: %w", err)
+	}
+	for _, s := range sections {
+		if err := writePadded(w, s.data, fileAlign); err != nil {
+			return fmt.Errorf("uki: %s: %w", s.name, err)
+		}
+	}
+	return nil
+}
+
+// sections returns the parts in the order of the specification, or every fault.
+func (p Parts) sections() ([]section, error) {
+	var faults []error
+	if strings.ContainsAny(p.Cmdline, "\n\x00") {
+		faults = append(faults, errors.New("uki: kernel line has a line feed or a zero byte"))
+	}
+	all := []section{
+		{".osrel", []byte(p.OSRelease)}, {".cmdline", []byte(p.Cmdline)}, {".uname", []byte(p.Uname)},
+		{".initrd", p.Initrd}, {".linux", p.Linux},
+	}
+	for _, s := range all {
+		switch {
+		case len(s.data) == 0:
+			faults = append(faults, fmt.Errorf("uki: %s is empty", s.name))
+		case len(s.data) > maxPart:
+			faults = append(faults, fmt.Errorf("uki: %s has %d bytes, more than %d", s.name, len(s.data), maxPart))
+		}
+	}
+	return all, errors.Join(faults...)
+}
+
+// layout says where in the stub things are.
+type layout struct {
+	pe, optional, end int    // offsets: PE signature, optional header, end of the section table
+	lastVA            uint32 // first address after the last section
+}
+
+// open returns a copy of the stub's headers and their layout, after making sure
+// that n more section headers fit in before the first section's bytes.
+func open(stub []byte, n int) ([]byte, layout, error) {
+	f, err := pe.NewFile(bytes.NewReader(stub))
+	if err != nil {
+		return nil, layout{}, err
+	}
+	defer f.Close()
+	opt, ok := f.OptionalHeader.(*pe.OptionalHeader64)
+	if !ok {
+		return nil, layout{}, errors.New("is not a PE32+ file")
+	}
+	if len(f.Sections) == 0 || opt.FileAlignment == 0 || opt.SectionAlignment == 0 {
+		return nil, layout{}, errors.New("has no sections or no alignment")
+	}
+	if opt.NumberOfRvaAndSizes > 4 && opt.DataDirectory[4].Size != 0 {
+		return nil, layout{}, errors.New("is signed already: a UKI is signed as a whole, use the unsigned stub")
+	}
+	var l layout
+	l.pe = int(binary.LittleEndian.Uint32(stub[peOffsetAt:]))
+	l.optional = l.pe + optionalAt
+	l.end = l.optional + int(f.FileHeader.SizeOfOptionalHeader) + len(f.Sections)*sectionHeaderSize
+	for _, s := range f.Sections {
+		l.lastVA = max(l.lastVA, s.VirtualAddress+max(s.VirtualSize, s.Size))
+	}
+	room := int(opt.SizeOfHeaders)
+	if room > len(stub) || l.end+n*sectionHeaderSize > room {
+		return nil, layout{}, fmt.Errorf("has no room for %d more section headers: the table would end at %d of %d", n, l.end+n*sectionHeaderSize, room)
+	}
+	return bytes.Clone(stub[:room]), l, nil
+}
+
+func align(n, to uint32) uint32 { return (n + to - 1) / to * to }
+
+func writePadded(w io.Writer, data []byte, to uint32) error {
+	if _, err := w.Write(data); err != nil {
+		return err
+	}
+	pad := int(align(uint32(len(data)), to)) - len(data)
+	_, err := w.Write(make([]byte, pad))
+	return err
+}
