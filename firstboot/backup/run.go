@@ -1,0 +1,176 @@
+package backup
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+)
+
+// LockRetries is how often, and LockWait how long apart, a run waits for a lock;
+// restic has --retry-lock only since 0.16.
+const (
+	LockRetries = 6
+	LockWait    = 20 * time.Second
+)
+
+// Init makes the repository if it is not there. One that was there before and is
+// gone is a fault, not a reason to start anew and hide it.
+func (b *Backup) Init(ctx context.Context) error {
+	state, err := ReadState(b.c.StateFile)
+	if err != nil {
+		return err
+	}
+	_, err = b.restic(ctx, "cat", "config")
+	var fault *Fault
+	if errors.As(err, &fault) && fault.Kind == Missing {
+		if !state.Initialised.IsZero() {
+			return fmt.Errorf("the repository was there on %s and is gone: %w", state.Initialised.Format(time.DateOnly), err)
+		}
+		if _, err := b.restic(ctx, "init"); err != nil {
+			return err
+		}
+		b.log.Info("backup: repository made")
+	} else if err != nil {
+		return err
+	}
+	if state.Initialised.IsZero() {
+		state.Initialised = time.Now().UTC()
+		return WriteJSON(b.c.StateFile, state)
+	}
+	return nil
+}
+
+// summary is the last line of restic backup --json.
+type summary struct {
+	Type     string  `json:"message_type"`
+	Files    int64   `json:"total_files_processed"`
+	Bytes    int64   `json:"total_bytes_processed"`
+	Seconds  float64 `json:"total_duration"`
+	Snapshot string  `json:"snapshot_id"`
+}
+
+// Run copies paths and reads a part of the repository back. The state says what
+// came of it, also when it fails.
+func (b *Backup) Run(ctx context.Context, paths ...string) (*State, error) {
+	state, err := ReadState(b.c.StateFile)
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now().UTC()
+	sum, err := b.copy(ctx, paths)
+	state, stateErr := ReadState(b.c.StateFile) // Init may have written it
+	if stateErr != nil {
+		return nil, errors.Join(err, stateErr)
+	}
+	state.Attempt, state.Kind, state.Error = start, "", ""
+	if err == nil {
+		state.Success = time.Now().UTC()
+		state.Snapshot, state.Files, state.Bytes, state.Seconds = sum.Snapshot, sum.Files, sum.Bytes, sum.Seconds
+		state.CheckPart = state.CheckPart%max(b.c.CheckParts, 1) + 1
+		state.CheckError = ""
+		if err = b.check(ctx, state.CheckPart); err != nil {
+			state.CheckError = err.Error()
+		}
+	}
+	if err != nil {
+		state.Kind, state.Error = Failed, err.Error()
+		var fault *Fault
+		if errors.As(err, &fault) {
+			state.Kind = fault.Kind
+		}
+	}
+	return state, errors.Join(err, WriteJSON(b.c.StateFile, state))
+}
+
+func (b *Backup) copy(ctx context.Context, paths []string) (*summary, error) {
+	for _, p := range paths {
+		if _, err := os.Stat(p); err != nil {
+			return nil, fmt.Errorf("nothing to back up: %w", err)
+		}
+	}
+	if err := b.Init(ctx); err != nil {
+		return nil, err
+	}
+	args := []string{"backup", "--json", "--tag", b.c.Tag, "--host", b.c.Host, "--exclude", "**/.ward-*", "--exclude-caches"}
+	for _, e := range b.c.Repository.Exclude {
+		args = append(args, "--exclude", e)
+	}
+	out, err := b.retry(ctx, append(args, paths...)...)
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(out) {
+		var s summary
+		if json.Unmarshal([]byte(line), &s) == nil && s.Type == "summary" && s.Snapshot != "" {
+			return &s, nil
+		}
+	}
+	return nil, errors.New("restic backup ended well and named no snapshot")
+}
+
+// check lets restic read one part of all packs back: over CheckParts runs each
+// byte is read, where a random share never promises that.
+func (b *Backup) check(ctx context.Context, part int) error {
+	_, err := b.retry(ctx, "check", fmt.Sprintf("--read-data-subset=%d/%d", part, max(b.c.CheckParts, 1)))
+	return err
+}
+
+// retry runs restic again while the repository is locked by somebody else.
+func (b *Backup) retry(ctx context.Context, args ...string) (string, error) {
+	for try := 0; ; try++ {
+		out, err := b.restic(ctx, args...)
+		var fault *Fault
+		if try == LockRetries || !errors.As(err, &fault) || fault.Kind != Locked {
+			return out, err
+		}
+		b.log.Warn("backup: repository is locked, waiting", "try", try+1, "of", LockRetries)
+		select {
+		case <-ctx.Done():
+			return out, ctx.Err()
+		case <-time.After(LockWait):
+		}
+	}
+}
+
+// Snapshot is one copy in the repository.
+type Snapshot struct {
+	ID    string    `json:"id"`
+	Time  time.Time `json:"time"`
+	Paths []string  `json:"paths"`
+	Host  string    `json:"hostname"`
+	Tags  []string  `json:"tags"`
+}
+
+// Latest asks the repository for this machine's last snapshot; nil: it has none.
+func (b *Backup) Latest(ctx context.Context) (*Snapshot, error) {
+	out, err := b.restic(ctx, "snapshots", "--json", "--no-lock", "--host", b.c.Host, "--tag", b.c.Tag)
+	if err != nil {
+		return nil, err
+	}
+	var all []Snapshot
+	if err := json.Unmarshal([]byte(out), &all); err != nil {
+		return nil, fmt.Errorf("read the list of snapshots: %w", err)
+	}
+	var latest *Snapshot
+	for i := range all {
+		if latest == nil || all[i].Time.After(latest.Time) {
+			latest = &all[i]
+		}
+	}
+	return latest, nil
+}
+
+// Restore brings a snapshot's files below target, and reads each of them back.
+func (b *Backup) Restore(ctx context.Context, s *Snapshot, target string) error {
+	_, err := b.retry(ctx, "restore", s.ID, "--target", target, "--verify")
+	return err
+}
+
+// Tree lists what is in a snapshot: one JSON object a line, as restic ls prints it.
+func (b *Backup) Tree(ctx context.Context, s *Snapshot) (string, error) {
+	return b.restic(ctx, "ls", "--json", "--no-lock", s.ID)
+}

@@ -1,0 +1,344 @@
+package firstboot
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Trouble is something that is wrong, why, and what to do about it.
+type Trouble struct {
+	What   string `json:"what"`
+	Cause  string `json:"cause"`
+	Remedy string `json:"remedy"`
+}
+
+// Diagnosis is what a doctor's question found.
+type Diagnosis struct {
+	Name     string    `json:"name"`
+	Troubles []Trouble `json:"troubles"`
+	Err      string    `json:"error,omitempty"` // why it could not look
+}
+
+// Doctor asks what usually goes wrong, and never stops early.
+func (m *Machine) Doctor(ctx context.Context) []Diagnosis {
+	var all []Diagnosis
+	for _, q := range []struct {
+		name string
+		ask  func(context.Context) ([]Trouble, error)
+	}{
+		{"configuration", m.askApply},
+		{"disk space", m.askSpace},
+		{"audit", m.askAudit},
+		{"PHI volume", m.askVolumes},
+		{"PHI permissions", m.askPermissions},
+		{"locked accounts", m.askLocked},
+		{"log queue", m.askLogQueue},
+		{"backup", m.askBackup},
+		{"clock", m.askClock},
+		{"failed units", m.askUnits},
+	} {
+		troubles, err := q.ask(ctx)
+		d := Diagnosis{Name: q.name, Troubles: troubles}
+		if err != nil {
+			d.Err = err.Error()
+		}
+		all = append(all, d)
+	}
+	return all
+}
+
+func (m *Machine) askApply(context.Context) ([]Trouble, error) {
+	r := m.Result()
+	if r.Done {
+		return nil, nil
+	}
+	hint := r.Hint
+	if hint == "" {
+		hint = "journalctl -b -u ward-apply; correct the cause; systemctl restart ward-apply"
+	}
+	return []Trouble{{"the configuration is not applied", r.String(), hint}}, nil
+}
+
+// fullAt is the share of a file system above which it is reported, percent.
+const fullAt = 90
+
+func (m *Machine) askSpace(context.Context) ([]Trouble, error) {
+	var all []Trouble
+	dirs := append([]string{"/", "/var/log"}, m.mounts()...)
+	seen := map[[2]int32]bool{}
+	for _, dir := range dirs {
+		var st unix.Statfs_t
+		if err := unix.Statfs(path.Join(m.root.Name(), dir), &st); err != nil {
+			return all, fmt.Errorf("%s: %w", dir, err)
+		}
+		if seen[st.Fsid.Val] || st.Blocks == 0 {
+			continue
+		}
+		seen[st.Fsid.Val] = true
+		if used := 100 - st.Bavail*100/st.Blocks; used >= fullAt {
+			all = append(all, Trouble{fmt.Sprintf("the file system of %s is %d %% full", dir, used), "logs, backups' cache or data grew",
+				"`du -xh --max-depth=2 " + dir + " | sort -h | tail` shows what is big; audit logs are moved to the archive, never deleted"})
+		}
+	}
+	return all, nil
+}
+
+// unit returns what systemd says of a unit.
+func (m *Machine) unit(ctx context.Context, name string) (map[string]string, error) {
+	out, err := m.run(ctx, nil, "systemctl", "show", "--property=LoadState,ActiveState,SubState,Result,ExecMainStatus,UnitFileState", name)
+	if err != nil {
+		return nil, err
+	}
+	p := map[string]string{}
+	for line := range strings.Lines(out) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			p[k] = v
+		}
+	}
+	return p, nil
+}
+
+func (m *Machine) askAudit(ctx context.Context) ([]Trouble, error) {
+	p, err := m.unit(ctx, "auditd.service")
+	if err != nil {
+		return nil, err
+	}
+	if p["ActiveState"] != "active" {
+		var st unix.Statfs_t
+		cause := "auditd is " + p["ActiveState"] + " (" + p["Result"] + ")"
+		if err := unix.Statfs(path.Join(m.root.Name(), "var/log/audit"), &st); err == nil && st.Blocks > 0 && st.Bavail*100/st.Blocks < 5 {
+			return []Trouble{{"nothing is audited", cause + ", and /var/log/audit has less than 5 % left: the disk is full",
+				"move the oldest /var/log/audit/audit.log.* to the archive, then `systemctl start auditd` and `augenrules --load`"}}, nil
+		}
+		return []Trouble{{"nothing is audited", cause, "`journalctl -b -u auditd` says why; then `systemctl start auditd`"}}, nil
+	}
+	out, err := m.run(ctx, nil, "auditctl", "-s")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(out) {
+		f := strings.Fields(line)
+		if len(f) == 2 && f[0] == "enabled" && f[1] == "0" {
+			return []Trouble{{"nothing is audited", "the kernel's audit is switched off", "restart the machine; the rules are loaded and locked at boot"}}, nil
+		}
+		if len(f) == 2 && f[0] == "lost" && f[1] != "0" {
+			return []Trouble{{f[1] + " audit records were lost", "more happened than the backlog holds", "raise controls.audit.backlog in the profile"}}, nil
+		}
+	}
+	return nil, nil
+}
+
+func (m *Machine) askVolumes(ctx context.Context) ([]Trouble, error) {
+	states, err := m.Volumes()
+	if err != nil {
+		return nil, err
+	}
+	var all []Trouble
+	for _, s := range states {
+		if !s.Ready {
+			all = append(all, Trouble{"volume " + s.Name + " is absent", s.Reason, s.Hint})
+		}
+	}
+	if len(all) > 0 {
+		return all, nil
+	}
+	for _, v := range m.volumes() {
+		if on, err := m.mounted(ctx, v.Mount); err != nil {
+			return all, err
+		} else if !on {
+			all = append(all, Trouble{v.Mount + " is not mounted", "its unit " + unitName(v.Mount, "mount") + " is not active", "systemctl restart ward-apply"})
+		}
+	}
+	return all, nil
+}
+
+func (m *Machine) askPermissions(ctx context.Context) ([]Trouble, error) {
+	var all []Trouble
+	c := m.facts.Profile.Controls
+	want := c.Accounts.Service + ":" + c.Accounts.Group + " " + strings.TrimLeft(c.PHI.Mode, "0")
+	for _, v := range m.volumes() {
+		if on, err := m.mounted(ctx, v.Mount); err != nil || !on {
+			if err != nil {
+				return all, err
+			}
+			continue
+		}
+		out, err := m.run(ctx, nil, "stat", "--format", "%U:%G %a", v.Mount)
+		if err != nil {
+			return all, err
+		}
+		if got := strings.TrimSpace(out); got != want {
+			all = append(all, Trouble{v.Mount + " is " + got, "somebody changed it: `ausearch -k phi_access -i` says who",
+				fmt.Sprintf("chown %s:%s %s; chmod %s %s", c.Accounts.Service, c.Accounts.Group, v.Mount, c.PHI.Mode, v.Mount)})
+		}
+	}
+	return all, nil
+}
+
+// askLocked counts as pam_faillock does: failures marked V (valid), faillock(8).
+func (m *Machine) askLocked(ctx context.Context) ([]Trouble, error) {
+	config, err := m.machineFile()
+	if err != nil {
+		return nil, err
+	}
+	deny := m.facts.Profile.Controls.Lockout.Deny
+	var all []Trouble
+	for _, p := range config.People {
+		n, err := m.failures(ctx, p.Name)
+		if err != nil {
+			return all, err
+		}
+		if deny > 0 && n >= deny {
+			all = append(all, Trouble{p.Name + " (" + p.FullName + ") is locked out", fmt.Sprintf("%d failed logins", n),
+				"make sure that it was really them, then `wardctl unlock " + p.Name + "`"})
+		}
+	}
+	return all, nil
+}
+
+func (m *Machine) failures(ctx context.Context, user string) (int, error) {
+	out, err := m.run(ctx, nil, "faillock", "--user", user)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) >= 4 && f[len(f)-1] == "V" {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// Unlock lets a person who was locked out try again. It returns how many
+// failures were forgotten.
+func (m *Machine) Unlock(ctx context.Context, user string) (int, error) {
+	if _, err := m.lookups.user(user); err != nil {
+		return 0, errHint(fmt.Errorf("account %q: there is none", user), "`wardctl doctor` lists who is locked out")
+	}
+	n, err := m.failures(ctx, user)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := m.run(ctx, nil, "faillock", "--user", user, "--reset"); err != nil {
+		return 0, err
+	}
+	left, err := m.failures(ctx, user)
+	if err == nil && left > 0 {
+		err = fmt.Errorf("account %s still has %d failures", user, left)
+	}
+	m.log.Warn("account unlocked", "user", user, "failures", n)
+	return n, err
+}
+
+func (m *Machine) askLogQueue(ctx context.Context) ([]Trouble, error) {
+	config, err := m.machineFile()
+	if err != nil || config.Logging == nil {
+		return nil, err
+	}
+	p, err := m.unit(ctx, "rsyslog.service")
+	if err != nil {
+		return nil, err
+	}
+	if p["ActiveState"] != "active" {
+		return []Trouble{{"no log line leaves the machine", "rsyslog is " + p["ActiveState"], "`journalctl -b -u rsyslog` says why; `rsyslogd -N1` checks its configuration"}}, nil
+	}
+	out, err := m.run(ctx, nil, "du", "--summarize", "--block-size=1M", "/var/spool/rsyslog")
+	if err != nil {
+		return nil, err
+	}
+	text, _, _ := strings.Cut(out, "\t")
+	mib, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil {
+		return nil, fmt.Errorf("du printed %q", out)
+	}
+	limit := m.facts.Profile.Controls.RemoteLog.QueueMiB
+	if limit > 0 && mib*100 >= limit*10 {
+		return []Trouble{{fmt.Sprintf("%d MiB of %d MiB of log lines wait to be sent", mib, limit), "the log server " + config.Logging.Server + " is away or refuses this machine",
+			"`journalctl -u rsyslog` names the reason (certificate, name, connection); what waits is sent when the server is back"}}, nil
+	}
+	return nil, nil
+}
+
+func (m *Machine) askBackup(ctx context.Context) ([]Trouble, error) {
+	config, err := m.machineFile()
+	if err != nil || config.Backup == nil {
+		return nil, err
+	}
+	p, err := m.unit(ctx, "ward-backup.service")
+	if err != nil {
+		return nil, err
+	}
+	if p["LoadState"] != "loaded" {
+		return []Trouble{{"no backup runs", "ward-backup.service is " + p["LoadState"], "the profile's backup control is not applied: wardctl apply"}}, nil
+	}
+	if p["ActiveState"] != "failed" {
+		return nil, nil
+	}
+	why, err := m.run(ctx, nil, "journalctl", "--unit=ward-backup.service", "--boot", "--priority=err", "--lines=20", "--output=cat", "--no-pager")
+	if err != nil {
+		return nil, err
+	}
+	remedy := "read `journalctl -u ward-backup`, then `systemctl start ward-backup`"
+	switch text := strings.ToLower(why); {
+	case strings.Contains(text, "host key verification failed"), strings.Contains(text, "known_hosts"):
+		remedy = "the server's host key is not the one of the machine file: ask its administrator, then correct backup.known_hosts and run `wardctl apply --config ...`"
+	case strings.Contains(text, "permission denied"):
+		remedy = "the server refuses the SSH key: have the key of backup.ssh_key accepted there, or correct it in the machine file"
+	case strings.Contains(text, "wrong password"):
+		remedy = "the repository has another password: correct backup.password in the machine file"
+	case strings.Contains(text, "locked"):
+		remedy = "another run holds the repository, or died: when no other machine uses it, `restic unlock` with the environment of the unit"
+	case strings.Contains(text, "no space"):
+		remedy = "the backup server is full"
+	case strings.Contains(text, "connection refused"), strings.Contains(text, "timed out"), strings.Contains(text, "no route"):
+		remedy = "the server is down or a firewall is in between; the next run catches up"
+	}
+	return []Trouble{{"the last backup failed", tail(why, 2), remedy}}, nil
+}
+
+func (m *Machine) askClock(ctx context.Context) ([]Trouble, error) {
+	out, err := m.run(ctx, nil, "chronyc", "-c", "tracking")
+	if err != nil {
+		return []Trouble{{"the clock is not disciplined", "chronyd does not answer: " + firstLine(err.Error()), "systemctl restart chrony"}}, nil
+	}
+	f := strings.Split(strings.TrimSpace(out), ",")
+	if len(f) < 14 {
+		return nil, fmt.Errorf("chronyc tracking printed %q", out)
+	}
+	if f[13] == "Not synchronised" {
+		return []Trouble{{"the clock is not synchronised", "no time server answers", "`chronyc sources` lists them; allow UDP 123 to them, or set time_servers in the machine file"}}, nil
+	}
+	// Field 5: system time, seconds off NTP time, chronyc(1) -c.
+	off, err := strconv.ParseFloat(f[4], 64)
+	if err != nil {
+		return nil, fmt.Errorf("chronyc tracking: offset %q", f[4])
+	}
+	if limit := m.facts.Profile.Controls.Time.MaxDrift; off > limit || off < -limit {
+		return []Trouble{{fmt.Sprintf("the clock is off by %s", time.Duration(off*float64(time.Second)).Round(time.Millisecond)), "it drifted, or the machine slept",
+			"`chronyc makestep` sets it at once; the jump is in the audit log"}}, nil
+	}
+	return nil, nil
+}
+
+func (m *Machine) askUnits(ctx context.Context) ([]Trouble, error) {
+	out, err := m.run(ctx, nil, "systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager")
+	if err != nil {
+		return nil, err
+	}
+	var all []Trouble
+	for line := range strings.Lines(out) {
+		f := strings.Fields(line)
+		if len(f) == 0 || f[0] == "ward-verify.service" || f[0] == "ward-apply.service" { // they have a line of their own
+			continue
+		}
+		all = append(all, Trouble{f[0] + " failed", "its last run ended with an error", "journalctl -b -u " + f[0]})
+	}
+	return all, nil
+}
