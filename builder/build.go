@@ -1,0 +1,433 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"ward/builder/cache"
+	"ward/builder/command"
+	"ward/builder/disk"
+	"ward/builder/rootfs"
+	"ward/firstboot"
+	"ward/images/distro"
+	"ward/initramfs/handoff"
+)
+
+// build is one run of Build.
+type build struct {
+	Options
+	release  distro.Release
+	cache    *cache.Cache
+	inputs   Inputs
+	digest   string    // of the inputs
+	made     time.Time // when the packages were current
+	base     *cache.Entry
+	unpacked *cache.Entry
+	baked    *cache.Entry
+	work     string // unfinished output, beside the final one
+	result   *Manifest
+	event    Event // of the running step
+	percent  int64 // of the running downloads
+}
+
+// Plan returns the steps of a build, in order.
+func Plan(o Options) ([]Step, error) {
+	b, err := newBuild(o)
+	if err != nil {
+		return nil, err
+	}
+	return b.steps(), nil
+}
+
+func newBuild(o Options) (*build, error) {
+	release, err := distro.Find(o.Image.Distro, o.Image.Release)
+	if err != nil {
+		return nil, err
+	}
+	if o.Events == nil {
+		o.Events = func(Event) {}
+	}
+	return &build{Options: o, release: release}, nil
+}
+
+// openCache opens the cache that the options name, or the default one.
+func (b *build) openCache() (err error) {
+	if b.Cache == "" {
+		if b.Cache, err = DefaultCache(); err != nil {
+			return err
+		}
+	}
+	b.cache, err = cache.Open(b.Cache, b.Log, removeTree(b.Log))
+	return err
+}
+
+func (b *build) steps() []Step {
+	return []Step{
+		{"inputs", b.hashInputs},
+		{"packages", b.packages},
+		{"tree", b.tree},
+		{"system", b.system},
+		{"disk", b.disk},
+		{"formats", b.formats},
+		{"manifest", b.manifest},
+	}
+}
+
+// errUpToDate ends a build whose output is there already.
+var errUpToDate = errors.New("up to date")
+
+// Build builds the image and returns its manifest. The output folder appears, or
+// is replaced, as a whole and only at the end. If it has these inputs' image
+// already, nothing is written.
+func Build(ctx context.Context, o Options) (*Manifest, error) {
+	b, err := newBuild(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.openCache(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if b.work != "" {
+			os.RemoveAll(b.work)
+		}
+	}()
+	if err := b.run(ctx, b.steps()); err != nil && !errors.Is(err, errUpToDate) {
+		return nil, err
+	}
+	return b.result, nil
+}
+
+// run runs steps in order and tells how they go.
+func (b *build) run(ctx context.Context, steps []Step) error {
+	for i, step := range steps {
+		start := time.Now()
+		b.event = Event{Kind: Done, Step: step.Name, Number: i + 1, Total: len(steps)}
+		started := b.event
+		started.Kind = Started
+		b.Events(started)
+		err := step.Run(ctx)
+		b.event.Took = time.Since(start)
+		if err != nil && !errors.Is(err, errUpToDate) {
+			b.event.Kind, b.event.Err = Failed, err
+			b.Events(b.event)
+			return fmt.Errorf("build %s: %s: %w", b.Image.Name, step.Name, err)
+		}
+		b.Events(b.event)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *build) note(text string) {
+	e := b.event
+	e.Kind, e.Text = Note, text
+	b.Events(e)
+}
+
+// Inputs are everything that decides what the image becomes, beside the packages
+// that the mirror has on the day. Their hash is the image's digest.
+type Inputs struct {
+	Image    any               `json:"image"`
+	Profile  any               `json:"profile"`
+	Packages baseInputs        `json:"packages"`
+	Binaries map[string]string `json:"binaries"` // name -> sha256
+	Tools    map[string]string `json:"tools"`    // name -> version
+	Made     string            `json:"made"`     // when the packages were fetched, RFC 3339
+}
+
+// baseInputs decide what the tree of packages is.
+type baseInputs struct {
+	Release  string   `json:"release"`
+	Arch     string   `json:"arch"`
+	Mirrors  []string `json:"mirrors"`
+	Keyring  string   `json:"keyring"` // sha256
+	Packages []string `json:"packages"`
+	Tool     string   `json:"tool"`
+	Lock     string   `json:"lock,omitempty"` // sha256 of the lock
+	Recipe   int      `json:"recipe"`         // raised when rootfs does something else with the same inputs
+}
+
+// recipe is the version of what builder/rootfs does.
+const recipe = 1
+
+// hashInputs hashes everything that the steps depend on.
+func (b *build) hashInputs(ctx context.Context) error {
+	keyring := b.Image.Keyring
+	if keyring == "" {
+		keyring = b.release.Keyring
+	}
+	sum, err := cache.Sum(keyring)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("keyring %s does not exist\nhint: install the package %s, or name another keyring in the image file (keyring: FILE)", keyring, b.release.KeyringBy)
+	}
+	if err != nil {
+		return fmt.Errorf("keyring: %w", err)
+	}
+	tool, err := rootfs.Tool(ctx, b.Log, b.release)
+	if err != nil {
+		return err
+	}
+	kernel, err := b.Image.KernelPackage()
+	if err != nil {
+		return err
+	}
+	packages := slices.Concat(b.release.Packages, b.Image.Packages, []string{kernel})
+	slices.Sort(packages)
+	var locked string
+	if b.Lock != nil {
+		if locked, err = cache.Key(b.Lock); err != nil {
+			return err
+		}
+		if err := b.Lock.For(b.Image.Name, b.release.Name(), b.Image.Arch, slices.Compact(packages)); err != nil {
+			return err
+		}
+	}
+	b.inputs = Inputs{
+		Image: b.Image, Profile: b.Profile,
+		Packages: baseInputs{
+			Release: b.release.Name(), Arch: b.Image.Arch, Mirrors: b.Image.Mirrors, Keyring: sum,
+			Packages: slices.Compact(packages), Tool: tool, Lock: locked, Recipe: recipe,
+		},
+		Binaries: map[string]string{}, Tools: map[string]string{},
+	}
+	for name, path := range map[string]string{"ward": b.Binaries.Ward, "ward-init": b.Binaries.Init, "wardctl": b.Binaries.Wardctl} {
+		if b.inputs.Binaries[name], err = cache.Sum(path); err != nil {
+			return err
+		}
+	}
+	for name, argv := range map[string][]string{"mke2fs": {"mke2fs", "-V"}, "qemu-img": {"qemu-img", "--version"}, "mkfs.vfat": {"mkfs.vfat", "--help"}} {
+		version, err := toolVersion(ctx, b.Log, argv)
+		if err != nil {
+			return err
+		}
+		b.inputs.Tools[name] = version
+	}
+	return nil
+}
+
+// packages makes the tar of the packages, or takes it from the cache.
+func (b *build) packages(ctx context.Context) error {
+	in := b.inputs.Packages
+	key, err := cache.Key(in)
+	if err != nil {
+		return err
+	}
+	e, hit, err := b.cache.Get(ctx, "packages", key, b.Update && b.Lock == nil, func(ctx context.Context, dir string) error {
+		logs := filepath.Join(b.Cache, "log")
+		if err := os.MkdirAll(logs, 0o700); err != nil {
+			return err
+		}
+		transcript, err := os.Create(filepath.Join(logs, "packages-"+b.Image.Name+".log"))
+		if err != nil {
+			return err
+		}
+		defer transcript.Close()
+		// The tar's times are cut to now: that is when these packages were current.
+		spec := rootfs.Spec{
+			Release: b.release, Arch: in.Arch, Mirrors: in.Mirrors, Keyring: b.Image.Keyring, Packages: in.Packages, Epoch: time.Now().Unix(),
+		}
+		if b.Lock != nil {
+			remove, err := b.fromLock(ctx, &spec)
+			if err != nil {
+				return err
+			}
+			defer remove()
+		}
+		if err := rootfs.Bootstrap(ctx, b.Log, spec, filepath.Join(dir, "base.tar"), transcript, b.note); err != nil {
+			return fmt.Errorf("%w\nhint: all that was said is in %s", err, transcript.Name())
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	b.base = e
+	b.event.Bytes = e.Files["base.tar"].Size
+	switch {
+	case hit && b.Lock != nil:
+		b.event.Kind = Cached
+	case hit:
+		b.event.Kind = Cached
+		b.event.Text = fmt.Sprintf("fetched %s ago, --update asks the mirror again", time.Since(e.Made).Round(time.Minute))
+	}
+	b.made = e.Made
+	if b.Lock != nil {
+		b.made = b.Lock.Made
+	}
+	b.inputs.Made = b.made.Format(time.RFC3339)
+	if b.digest, err = cache.Key(b.inputs); err != nil {
+		return err
+	}
+	if old, err := ReadManifest(b.Output); err == nil && old.Digest == b.digest && old.present(b.Output) {
+		b.result = old
+		b.event.Text = "nothing changed, " + b.Output + " is up to date"
+		return errUpToDate
+	}
+	return nil
+}
+
+// epoch is the time that files get, at most.
+func (b *build) epoch() int64 { return b.made.Unix() }
+
+// id derives a UUID from the inputs, so that equal inputs give equal disks and
+// the disks of two images never meet under one name.
+func (b *build) id(name string) string {
+	sum := []byte(b.digest + "/" + name)
+	return uuid.NewSHA1(uuid.MustParse(handoff.PHIType), sum).String()
+}
+
+// cmdline is the kernel line. Each word has a reason:
+// audit=1 and the backlog make processes before auditd auditable (auditd(8));
+// the last console= is where /dev/console goes, which a server's serial port or
+// a cloud's console log shows; gpt_auto=0 because fstab says what is mounted;
+// panic=30 so that a machine nobody watches comes back;
+// loglevel=5 keeps what is no warning, such as each audit record before auditd
+// runs, off the console: it is in the journal, and a slow serial port holds up
+// the boot.
+func (b *build) cmdline() string {
+	line := fmt.Sprintf("root=PARTUUID=%s ro audit=1 audit_backlog_limit=%d console=tty0 console=ttyS0,115200 systemd.gpt_auto=0 panic=30 loglevel=5",
+		b.id("root"), b.Profile.Controls.Audit.Backlog)
+	for _, arg := range b.Image.KernelArgs {
+		line += " " + arg
+	}
+	return line
+}
+
+func (b *build) fstab() string {
+	return fmt.Sprintf(`# /etc/fstab: see fstab(5). The PHI volume's line is added when the machine formats it.
+PARTUUID=%s / ext4 defaults,errors=remount-ro 0 1
+PARTUUID=%s /efi vfat noauto,umask=0077 0 0
+`, b.id("root"), b.id("esp"))
+}
+
+// initConfig is what init is told.
+func (b *build) initConfig() handoff.Config {
+	c := handoff.Config{
+		Version: handoff.Version, OnFailure: b.Profile.Controls.PHI.OnFailure,
+		Volumes: []handoff.Volume{{Name: "phi-data", PartLabel: "phi-data", KeyFile: "phi-data.key", Mount: "/var/data/phi"}},
+	}
+	for _, s := range b.Profile.Controls.PHI.KeySources {
+		c.Sources = append(c.Sources, s.Source())
+	}
+	return c
+}
+
+// tree unpacks the packages, or takes the tree from the cache.
+func (b *build) tree(ctx context.Context) error {
+	key, err := cache.Key([]any{b.base.Key, b.base.Files["base.tar"], b.inputs.Binaries["ward"]})
+	if err != nil {
+		return err
+	}
+	e, hit, err := b.cache.Get(ctx, "tree", key, false, func(ctx context.Context, dir string) error {
+		if err := b.base.Verify("base.tar"); err != nil {
+			return fmt.Errorf("%w\nhint: the cached packages are damaged; --update fetches them again", err)
+		}
+		return b.inside(ctx, Inside{Unpack: &UnpackSpec{Base: b.base.Path("base.tar"), Output: dir}})
+	})
+	if err != nil {
+		return err
+	}
+	b.unpacked = e
+	if hit {
+		b.event.Kind = Cached
+	}
+	return nil
+}
+
+// system bakes the tree inside a namespace, or takes the result from the cache.
+func (b *build) system(ctx context.Context) error {
+	e, hit, err := b.cache.Get(ctx, "system", b.digest, false, func(ctx context.Context, dir string) error {
+		return b.inside(ctx, Inside{Bake: &BakeSpec{
+			Unpacked: b.unpacked.Dir, Output: dir,
+			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version},
+			Config: b.initConfig(), Profile: b.Profile, Modules: b.Image.Modules, Cmdline: b.cmdline(),
+			Wardctl: b.Binaries.Wardctl, Init: b.Binaries.Init,
+			RootSize: b.Image.Disk.Root.Bytes(), RootUUID: b.id("root file system"), Fstab: b.fstab(), Sources: b.sources(), Epoch: b.epoch(),
+		}})
+	})
+	if err != nil {
+		return err
+	}
+	b.baked = e
+	b.event.Bytes = e.Size()
+	if hit {
+		b.event.Kind = Cached
+	}
+	return nil
+}
+
+// disk writes the raw disk.
+func (b *build) disk(ctx context.Context) error {
+	var err error
+	parent := filepath.Dir(filepath.Clean(b.Output))
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return err
+	}
+	if b.work, err = os.MkdirTemp(parent, "."+filepath.Base(b.Output)+"-"); err != nil {
+		return err
+	}
+	var baked Baked
+	if err := readJSON(b.baked.Path(bakedFile), &baked); err != nil {
+		return err
+	}
+	loader := filepath.Join(b.work, "loader.conf")
+	if err := os.WriteFile(loader, []byte("timeout 0\neditor no\n"), 0o644); err != nil {
+		return err
+	}
+	defer os.Remove(loader)
+	if err := os.Setenv("SOURCE_DATE_EPOCH", strconv.FormatInt(b.epoch(), 10)); err != nil { // mtools and go-diskfs read it
+		return err
+	}
+	return disk.Write(ctx, b.Log, filepath.Join(b.work, rawFile), disk.Layout{
+		GUID: b.id("disk"),
+		ESP: disk.ESP{GUID: b.id("esp"), Size: b.Image.Disk.ESP.Bytes(), Files: map[string]string{
+			"/EFI/BOOT/BOOTX64.EFI":                    b.baked.Path(loaderFile),
+			"/EFI/Linux/ward-" + baked.Kernel + ".efi": b.baked.Path(ukiFile),
+			"/loader/loader.conf":                      loader,
+		}},
+		Root: disk.Root{GUID: b.id("root"), Size: b.Image.Disk.Root.Bytes(), File: b.baked.Path(rootFile)},
+		PHI:  disk.PHI{GUID: b.id("phi-data"), Name: "phi-data", Size: b.Image.Disk.PHI.Bytes()},
+	})
+}
+
+const rawFile = "disk.raw"
+
+// formats converts the disk and puts the boot files beside it.
+func (b *build) formats(ctx context.Context) error {
+	raw := filepath.Join(b.work, rawFile)
+	for _, format := range b.Image.Formats {
+		switch format {
+		case "raw":
+		case "qcow2":
+			err := command.Run(ctx, b.Log, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "-o", "compression_type=zstd", "-m", "4",
+				raw, filepath.Join(b.work, "disk.qcow2"))
+			if err != nil {
+				return err
+			}
+		default:
+			return fmt.Errorf("format %s is not known", format)
+		}
+	}
+	if !slices.Contains(b.Image.Formats, "raw") {
+		if err := os.Remove(raw); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{kernelFile, initrdFile, packagesFile} {
+		if err := copyFile(filepath.Join(b.work, name), b.baked.Path(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

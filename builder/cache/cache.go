@@ -1,0 +1,243 @@
+// Package cache keeps the results of build steps under the hash of their
+// inputs. An entry is a folder of files; it appears under its name only when it
+// is whole, two builds that want the same one make it once, and a file whose
+// bytes are no longer those that were written makes the entry be built again.
+package cache
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// entryFile describes an entry; it is written last.
+const entryFile = "entry.json"
+
+// Cache is a folder of entries.
+type Cache struct {
+	dir    string
+	log    *slog.Logger
+	remove func(context.Context, string) error
+}
+
+// Entry is a finished result.
+type Entry struct {
+	Dir  string `json:"-"`
+	Kind string `json:"kind"`
+	Key  string `json:"key"`
+	// Made is when the entry was made, which for packages is how old they may be.
+	Made  time.Time       `json:"made"`
+	Files map[string]File `json:"files"`
+}
+
+// File is what an entry knows of one of its files.
+type File struct {
+	Size   int64  `json:"size"`   // bytes
+	Digest string `json:"digest"` // see digest
+}
+
+// Path is the path of a file of the entry.
+func (e *Entry) Path(name string) string { return filepath.Join(e.Dir, name) }
+
+// Size is how many bytes the entry's files have together.
+func (e *Entry) Size() int64 {
+	var n int64
+	for _, f := range e.Files {
+		n += f.Size
+	}
+	return n
+}
+
+// Open opens the cache in a folder, which is made if need be. Folders in it are
+// removed with remove: those of an ordinary user may have files of other owners.
+func Open(dir string, log *slog.Logger, remove func(ctx context.Context, dir string) error) (*Cache, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	return &Cache{dir: dir, log: log, remove: remove}, nil
+}
+
+// Key is the hash of a step's inputs: of their JSON.
+func Key(inputs any) (string, error) {
+	b, err := json.Marshal(inputs)
+	if err != nil {
+		return "", fmt.Errorf("cache: key: %w", err)
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// Get returns the entry of a kind and key, and whether it was there. If it was
+// not, or fresh is asked for, build fills a new folder; while it does, others
+// that want the same entry wait.
+func (c *Cache) Get(ctx context.Context, kind, key string, fresh bool, build func(ctx context.Context, dir string) error) (*Entry, bool, error) {
+	name := kind + "-" + key[:32]
+	unlock, err := c.lock(ctx, name)
+	if err != nil {
+		return nil, false, err
+	}
+	defer unlock()
+	dir := filepath.Join(c.dir, name)
+	if !fresh {
+		e, err := read(dir)
+		switch {
+		case err == nil && e.Key == key:
+			return e, true, nil
+		case err == nil:
+			c.log.Warn("cache entry has another key and is built again", "entry", name)
+		case !errors.Is(err, os.ErrNotExist):
+			c.log.Warn("cache entry is damaged and is built again", "entry", name, "why", err)
+		}
+	}
+	// One name for the unfinished entry: the lock is ours, so what lies there is
+	// left over from a build that was killed.
+	unfinished := filepath.Join(c.dir, "."+name)
+	if err := c.remove(ctx, unfinished); err != nil {
+		return nil, false, fmt.Errorf("cache: %w", err)
+	}
+	if err := os.Mkdir(unfinished, 0o700); err != nil {
+		return nil, false, fmt.Errorf("cache: %w", err)
+	}
+	if err := build(ctx, unfinished); err != nil {
+		return nil, false, errors.Join(err, c.remove(context.WithoutCancel(ctx), unfinished))
+	}
+	e, err := describe(unfinished, kind, key)
+	if err != nil {
+		return nil, false, fmt.Errorf("cache: %s: %w", name, err)
+	}
+	if err := c.remove(ctx, dir); err != nil {
+		return nil, false, fmt.Errorf("cache: %w", err)
+	}
+	if err := os.Rename(unfinished, dir); err != nil {
+		return nil, false, fmt.Errorf("cache: %w", err)
+	}
+	e.Dir = dir
+	return e, false, syncDir(c.dir)
+}
+
+// lock takes the lock of an entry, or gives up when the context ends.
+func (c *Cache) lock(ctx context.Context, name string) (func(), error) {
+	f, err := os.OpenFile(filepath.Join(c.dir, name+".lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	for said := false; ; {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			f.Close()
+			return nil, fmt.Errorf("cache: lock %s: %w", name, err)
+		}
+		if !said {
+			c.log.Info("another build makes the same thing, waiting for it", "entry", name)
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// read returns a finished entry; the sizes of its files are compared here, their
+// bytes by Verify.
+func read(dir string) (*Entry, error) {
+	b, err := os.ReadFile(filepath.Join(dir, entryFile))
+	if err != nil {
+		return nil, err
+	}
+	e := &Entry{Dir: dir}
+	if err := json.Unmarshal(b, e); err != nil {
+		return nil, fmt.Errorf("%s: %w", entryFile, err)
+	}
+	if len(e.Files) == 0 {
+		return nil, fmt.Errorf("%s: no files", entryFile)
+	}
+	for name, want := range e.Files {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil {
+			return nil, fmt.Errorf("%s: gone", name) // not ErrNotExist: the entry is there, and damaged
+		}
+		if want.Digest == "" {
+			return nil, fmt.Errorf("%s: has no digest", name)
+		}
+		if info.Size() != want.Size {
+			return nil, fmt.Errorf("%s: has %d bytes, not %d", name, info.Size(), want.Size)
+		}
+	}
+	return e, nil
+}
+
+// Verify compares the bytes of an entry's files with their digests.
+func (e *Entry) Verify(names ...string) error {
+	for _, name := range names {
+		got, err := digest(e.Path(name))
+		if err != nil {
+			return err
+		}
+		if got != e.Files[name].Digest {
+			return fmt.Errorf("cache: %s: is %s, was written as %s", e.Path(name), got, e.Files[name].Digest)
+		}
+	}
+	return nil
+}
+
+// describe writes the entry file of a folder that is filled.
+func describe(dir, kind, key string) (*Entry, error) {
+	e := &Entry{Kind: kind, Key: key, Made: time.Now().UTC().Truncate(time.Second), Files: map[string]File{}}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range entries {
+		if d.IsDir() { // whoever puts a folder into an entry keeps a digest of it in a file
+			continue
+		}
+		info, err := d.Info()
+		if err != nil {
+			return nil, err
+		}
+		sum, err := digest(filepath.Join(dir, d.Name()))
+		if err != nil {
+			return nil, err
+		}
+		e.Files[d.Name()] = File{Size: info.Size(), Digest: sum}
+	}
+	b, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, entryFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if _, err := f.Write(append(b, '\n')); err != nil {
+		return nil, err
+	}
+	// The whole file system is flushed once: an entry that survives a power cut
+	// under its name must have its bytes.
+	return e, unix.Syncfs(int(f.Fd()))
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ward/builder"
+	"ward/builder/lock"
+	"ward/images"
+	"ward/profiles"
+)
+
+const profileHelp = "profile: a name such as hipaa, or a .yaml file"
+
+// inputs reads image and profile; the faults of both are one error.
+func inputs(image, profile string) (*images.Image, *profiles.Profile, error) {
+	img, imgErr := images.Load(image)
+	prof, profErr := profiles.Load(profile)
+	return img, prof, errors.Join(imgErr, profErr)
+}
+
+// build is ward build.
+func (p *program) build() *cobra.Command {
+	var o builder.Options
+	var profile, locked string
+	cmd := &cobra.Command{
+		Use:   "build IMAGE [flags]",
+		Short: "bake an image",
+		Long: `build bakes an image: real packages, the profile's safeguards in the tree, a Go
+initramfs, a disk with ESP, root and a blank partition for patients' data. It needs
+no loop device and no device-mapper. The output folder appears whole or
+not at all; when nothing changed nothing is written.
+
+IMAGE is a name that "ward list" prints, or a .yaml file.`,
+		Example: `  ward build debian-12
+  ward build debian-12 --profile ./clinic.yaml -o out/clinic
+  ward build ./clinic-image.yaml --update
+  ward build debian-12 --locked debian-12.lock --offline`,
+		Args:              args(1, 1),
+		ValidArgsFunction: cobra.FixedCompletions(imageNames(), cobra.ShellCompDirectiveDefault),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.Offline && locked == "" {
+				return usage("ward build: --offline goes with --locked\nhint: ward lock %s writes the lock", args[0])
+			}
+			img, prof, err := inputs(args[0], profile)
+			if err != nil {
+				return err
+			}
+			if locked != "" {
+				if o.Lock, err = lock.Read(locked); err != nil {
+					return err
+				}
+			}
+			o.Image, o.Profile, o.Version, o.Log = img, prof, ownVersion(), p.log
+			if o.Output == "" {
+				o.Output = filepath.Join("out", img.Name)
+			}
+			if o.Binaries, err = builder.Beside(); err != nil {
+				return err
+			}
+			return p.bake(cmd.Context(), o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&profile, "profile", "p", "hipaa", profileHelp)
+	f.StringVarP(&o.Output, "output", "o", "", "folder of the result (default out/IMAGE)")
+	f.StringVar(&o.Cache, "cache", "", "folder of the cache (default ~/.cache/ward)")
+	f.StringVar(&locked, "locked", "", "lock file: build from exactly its packages")
+	f.BoolVar(&o.Offline, "offline", false, "with --locked: use the package store alone, no network")
+	f.BoolVar(&o.Update, "update", false, "ask the mirror again even if the packages are in the cache")
+	return cmd
+}
+
+// bake builds and says how it goes: a line a step, and a summary.
+func (p *program) bake(ctx context.Context, o builder.Options) error {
+	start := time.Now()
+	show := newProgress(p.out, terminal(p.out))
+	o.Events = show.event
+	manifest, err := builder.Build(ctx, o)
+	show.close()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(p.out, "\n%s with profile %s, kernel %s, in %s\n", manifest.Image, manifest.Profile, manifest.Kernel, round(time.Since(start)))
+	for _, name := range sorted(manifest.Files) {
+		fmt.Fprintf(p.out, "  %-40s %10s\n", filepath.Join(o.Output, name), bytesText(manifest.Files[name].Size))
+	}
+	fmt.Fprintf(p.out, "next: ward test %s\n", o.Output)
+	return nil
+}
+
+// plan is ward plan.
+func (p *program) plan() *cobra.Command {
+	var profile string
+	cmd := &cobra.Command{
+		Use:   "plan IMAGE [flags]",
+		Short: "check image and profile, and print what a build would do",
+		Long: `plan reads image and profile as a build does, says everything that is wrong with
+them at once, and prints the steps of the build. It changes nothing.`,
+		Example: `  ward plan debian-12
+  ward plan ./clinic-image.yaml --profile ./clinic.yaml`,
+		Args:              args(1, 1),
+		ValidArgsFunction: cobra.FixedCompletions(imageNames(), cobra.ShellCompDirectiveDefault),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			img, prof, err := inputs(args[0], profile)
+			if err != nil {
+				return err
+			}
+			steps, err := builder.Plan(builder.Options{Image: img, Profile: prof, Output: filepath.Join("out", img.Name), Version: ownVersion(), Log: p.log})
+			if err != nil {
+				return err
+			}
+			row, err := img.Row()
+			if err != nil {
+				return err
+			}
+			kernel, err := img.KernelPackage()
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(p.out, "image    %s: %s %s, %s, %s\n", img.Name, row.ID, row.Version, img.Arch, kernel)
+			fmt.Fprintf(p.out, "disk     ESP %s, root %s, PHI %s\n", img.Disk.ESP, img.Disk.Root, img.Disk.PHI)
+			fmt.Fprintf(p.out, "profile  %s, %d waivers\n", prof.Name, len(prof.Waivers))
+			for i, step := range steps {
+				fmt.Fprintf(p.out, "step %d   %s\n", i+1, step.Name)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&profile, "profile", "p", "hipaa", profileHelp)
+	return cmd
+}
+
+// inside is the hidden half of build that runs inside a namespace.
+func (p *program) inside() *cobra.Command {
+	return &cobra.Command{
+		Use: builder.InsideCommand, Hidden: true, Args: args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return builder.ServeInside(cmd.Context(), p.log, p.in, p.out)
+		},
+	}
+}
+
+func imageNames() []string { return images.Names() }
+
+// verify is ward verify.
+func (p *program) verify() *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify DIR",
+		Short: "compare every file of a built image with its manifest",
+		Long: `verify reads the files of a folder that "ward build" wrote and compares them with the
+digests in its manifest. It names every file that differs or is missing.`,
+		Example: `  ward verify out/debian-12`,
+		Args:    args(1, 1),
+		RunE: func(_ *cobra.Command, list []string) error {
+			if _, err := diskOf(list[0]); err != nil {
+				return err
+			}
+			manifest, err := builder.ReadManifest(list[0])
+			if err != nil {
+				return err
+			}
+			if err := manifest.Verify(list[0]); err != nil {
+				return err
+			}
+			fmt.Fprintf(p.out, "%s: %d files are as they were built (inputs %s)\n", list[0], len(manifest.Files), manifest.Digest)
+			return nil
+		},
+	}
+}

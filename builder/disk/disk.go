@@ -1,0 +1,144 @@
+// Package disk writes the disk image: a GPT, the EFI system partition with its
+// boot files, the root file system and the blank PHI partition. It writes plain
+// files: no loop device, no device-mapper, no mount, no privilege.
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	diskfs "github.com/diskfs/go-diskfs"
+	"github.com/diskfs/go-diskfs/partition/gpt"
+	"golang.org/x/sys/unix"
+
+	"ward/initramfs/handoff"
+)
+
+const (
+	sector = 512
+	// alignment of partitions: erase blocks of flash and cloud volumes divide 1 MiB.
+	alignment = 1 << 20
+	// espType is the EFI system partition of UEFI 2.10, 5.3.3.
+	espType = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
+)
+
+// Layout is a disk: ESP, root and PHI, in this order. PHI is last so that it can
+// grow when the disk does.
+type Layout struct {
+	GUID string // of the disk
+	ESP  ESP
+	Root Root
+	PHI  PHI
+}
+
+// ESP is the FAT32 partition that the firmware reads.
+type ESP struct {
+	GUID  string
+	Size  int64             // bytes
+	Files map[string]string // path in the partition -> file on the host
+}
+
+// Root is the root file system.
+type Root struct {
+	GUID string
+	Size int64  // bytes
+	File string // file system image, at most Size bytes
+}
+
+// PHI is the partition for patients' data; it is left blank, the machine formats it.
+type PHI struct {
+	GUID string
+	Name string // GPT partition name
+	Size int64  // bytes
+}
+
+// Size is the size of the whole disk in bytes.
+func (l Layout) Size() int64 {
+	// The first MiB holds the primary table, the last one the backup.
+	return alignment + up(l.ESP.Size) + up(l.Root.Size) + up(l.PHI.Size) + alignment
+}
+
+func up(n int64) int64 { return (n + alignment - 1) / alignment * alignment }
+
+// Write writes the disk to a new sparse file. The same layout and files give
+// the same bytes, given the same SOURCE_DATE_EPOCH in the environment, which
+// mtools takes its times from.
+func Write(ctx context.Context, log *slog.Logger, path string, l Layout) (err error) {
+	if info, err := os.Stat(l.Root.File); err != nil {
+		return fmt.Errorf("disk: root: %w", err)
+	} else if info.Size() > l.Root.Size {
+		return fmt.Errorf("disk: root: file system has %d bytes, its partition %d", info.Size(), l.Root.Size)
+	}
+	d, err := diskfs.Create(path, l.Size(), diskfs.SectorSize512)
+	if err != nil {
+		return fmt.Errorf("disk: %w", err)
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+
+	esp := partition(1, "esp", espType, l.ESP.GUID, alignment, l.ESP.Size)
+	root := partition(2, "root", handoff.RootType, l.Root.GUID, alignment+up(l.ESP.Size), l.Root.Size)
+	phi := partition(3, l.PHI.Name, handoff.PHIType, l.PHI.GUID, alignment+up(l.ESP.Size)+up(l.Root.Size), l.PHI.Size)
+	table := &gpt.Table{
+		GUID: l.GUID, ProtectiveMBR: true, LogicalSectorSize: sector, PhysicalSectorSize: sector,
+		Partitions: []*gpt.Partition{esp, root, phi},
+	}
+	if err := d.Partition(table); err != nil {
+		return fmt.Errorf("disk: partition table: %w", err)
+	}
+	if err := writeESP(ctx, log, path, l.ESP, int64(esp.Start)*sector); err != nil {
+		return fmt.Errorf("disk: esp: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("disk: %w", err)
+	}
+	defer f.Close()
+	if err := copySparse(f, int64(root.Start)*sector, l.Root.File); err != nil {
+		return fmt.Errorf("disk: root: %w", err)
+	}
+	return f.Sync()
+}
+
+func partition(index int, name, kind, guid string, start, size int64) *gpt.Partition {
+	return &gpt.Partition{
+		Index: index, Name: name, Type: gpt.Type(kind), GUID: guid,
+		Start: uint64(start / sector), End: uint64((start+up(size))/sector - 1), Size: uint64(up(size)),
+	}
+}
+
+// copySparse copies the parts of a file that hold data to an offset of f, so
+// that holes stay holes.
+func copySparse(f *os.File, offset int64, from string) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	for at := int64(0); ; {
+		start, err := unix.Seek(int(src.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) { // no data after at
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("seek data: %w", err)
+		}
+		end, err := unix.Seek(int(src.Fd()), start, unix.SEEK_HOLE)
+		if err != nil {
+			return fmt.Errorf("seek hole: %w", err)
+		}
+		if _, err := src.Seek(start, io.SeekStart); err != nil {
+			return err
+		}
+		if _, err := f.Seek(offset+start, io.SeekStart); err != nil {
+			return err
+		}
+		if _, err := io.CopyN(f, src, end-start); err != nil {
+			return err
+		}
+		at = end
+	}
+}

@@ -1,0 +1,163 @@
+package disk
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"ward/initramfs/handoff"
+)
+
+func layout(t *testing.T) Layout {
+	t.Helper()
+	t.Setenv("SOURCE_DATE_EPOCH", "1700000000")
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root.ext4")
+	tree := filepath.Join(dir, "tree")
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(tree, "hello"), []byte("hello\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "mke2fs", "-q", "-t", "ext4", "-d", tree, root, "32M")
+	boot := filepath.Join(dir, "boot.efi")
+	if err := os.WriteFile(boot, bytes.Repeat([]byte("efi"), 700_000), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return Layout{
+		GUID: "11111111-2222-4333-8444-555555555555",
+		ESP: ESP{GUID: "aaaaaaaa-2222-4333-8444-555555555555", Size: 256 << 20, Files: map[string]string{
+			"/EFI/BOOT/BOOTX64.EFI": boot, "/EFI/Linux/ward-6.1.0-56-cloud-amd64.efi": boot,
+		}},
+		Root: Root{GUID: "bbbbbbbb-2222-4333-8444-555555555555", Size: 40 << 20, File: root},
+		PHI:  PHI{GUID: "cccccccc-2222-4333-8444-555555555555", Name: "phi-data", Size: 32 << 20},
+	}
+}
+
+func run(t *testing.T, argv ...string) string {
+	t.Helper()
+	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%q: %v: %s", argv, err, out)
+	}
+	return string(out)
+}
+
+// Other tools read every layer of what Write wrote.
+func TestWriteIsAcceptedByOtherTools(t *testing.T) {
+	l := layout(t)
+	img := filepath.Join(t.TempDir(), "disk.raw")
+	if err := Write(t.Context(), slog.New(slog.DiscardHandler), img, l); err != nil {
+		t.Fatal(err)
+	}
+	if out := run(t, "sgdisk", "--verify", img); !strings.Contains(out, "No problems found") {
+		t.Errorf("sgdisk --verify: %s", out)
+	}
+	var table struct {
+		PartitionTable struct {
+			ID         string
+			Partitions []struct {
+				Start, Size      int64
+				Type, UUID, Name string
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(run(t, "sfdisk", "-J", img)), &table); err != nil {
+		t.Fatal(err)
+	}
+	parts := table.PartitionTable.Partitions
+	if len(parts) != 3 {
+		t.Fatalf("sfdisk sees %d partitions, want 3", len(parts))
+	}
+	for i, want := range [][2]string{{"esp", espType}, {"root", handoff.RootType}, {"phi-data", handoff.PHIType}} {
+		if parts[i].Name != want[0] || !strings.EqualFold(parts[i].Type, want[1]) {
+			t.Errorf("partition %d is %s %s, want %s %s", i+1, parts[i].Name, parts[i].Type, want[0], want[1])
+		}
+		if parts[i].Start*sector%alignment != 0 {
+			t.Errorf("partition %s starts at sector %d, not at a MiB", want[0], parts[i].Start)
+		}
+	}
+	cut := func(i int) string {
+		file := filepath.Join(t.TempDir(), "part")
+		data := read(t, img)
+		at := parts[i].Start * sector
+		if err := os.WriteFile(file, data[at:at+parts[i].Size*sector], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	esp := cut(0)
+	run(t, "fsck.vfat", "-n", esp)
+	if out := run(t, "env", "MTOOLS_SKIP_CHECK=1", "mdir", "-/", "-b", "-i", esp); !strings.Contains(out, "::/EFI/Linux/ward-6.1.0-56-cloud-amd64.efi") {
+		t.Errorf("mdir: %s", out)
+	}
+	copied := filepath.Join(t.TempDir(), "copied")
+	run(t, "env", "MTOOLS_SKIP_CHECK=1", "mcopy", "-i", esp, "::/EFI/BOOT/BOOTX64.EFI", copied)
+	if !bytes.Equal(read(t, copied), read(t, l.ESP.Files["/EFI/BOOT/BOOTX64.EFI"])) {
+		t.Error("mcopy reads other bytes from the ESP than were written")
+	}
+	root := cut(1)
+	run(t, "e2fsck", "-fn", root)
+	if out := run(t, "debugfs", "-R", "cat /hello", root); !strings.Contains(out, "hello") {
+		t.Errorf("debugfs: %s", out)
+	}
+	if phi := read(t, cut(2)); len(bytes.Trim(phi, "\x00")) != 0 {
+		t.Error("the PHI partition is not blank")
+	}
+}
+
+func TestWriteTwiceGivesTheSameBytes(t *testing.T) {
+	l := layout(t)
+	var sums [2][32]byte
+	for i := range sums {
+		img := filepath.Join(t.TempDir(), "disk.raw")
+		if err := Write(t.Context(), slog.New(slog.DiscardHandler), img, l); err != nil {
+			t.Fatal(err)
+		}
+		sums[i] = sha256.Sum256(read(t, img))
+	}
+	if sums[0] != sums[1] {
+		t.Errorf("two writes differ: %x and %x", sums[0], sums[1])
+	}
+}
+
+func TestWriteRefuses(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*Layout)
+		want   string
+	}{
+		"root too large": {func(l *Layout) { l.Root.Size = 1 << 20 }, "file system has"},
+		"no root":        {func(l *Layout) { l.Root.File = "/nowhere" }, "no such file"},
+		"no boot file":   {func(l *Layout) { l.ESP.Files = map[string]string{"/a": "/nowhere"} }, "/nowhere"},
+		"boot file larger than the ESP": {func(l *Layout) {
+			l.ESP.Files["/big"] = l.Root.File
+			l.ESP.Files["/big2"] = l.Root.File
+			l.ESP.Size = 40 << 20
+		}, "esp"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := layout(t)
+			c.change(&l)
+			err := Write(t.Context(), slog.New(slog.DiscardHandler), filepath.Join(t.TempDir(), "disk.raw"), l)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("Write() = %v, want an error that says %q", err, c.want)
+			}
+		})
+	}
+}
+
+func read(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}

@@ -1,0 +1,100 @@
+package builder
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"ward/builder/command"
+)
+
+// InsideCommand is the hidden command with which the builder starts its own
+// program again, in a namespace where an ordinary user may own files as root does.
+const InsideCommand = "inside"
+
+// Inside is what the inner program is told, as JSON on its standard input; one
+// field is set.
+type Inside struct {
+	Unpack *UnpackSpec `json:"unpack,omitempty"`
+	Bake   *BakeSpec   `json:"bake,omitempty"`
+}
+
+// namespace is the program that makes the namespaces: mounts and processes of
+// their own, which end when we do, and for an ordinary user the subordinate ids
+// of /etc/subuid.
+func namespace() []string {
+	argv := []string{"unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"}
+	if os.Geteuid() != 0 {
+		argv = append(argv, "--user", "--map-root-user", "--map-auto")
+	}
+	return append(argv, "--")
+}
+
+// inside runs the inner program.
+func (b *build) inside(ctx context.Context, what Inside) error {
+	spec, err := json.Marshal(what)
+	if err != nil {
+		return err
+	}
+	read, write := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		in := bufio.NewScanner(read)
+		for in.Scan() {
+			b.note(in.Text())
+		}
+		io.Copy(io.Discard, read)
+	}()
+	err = command.Start(ctx, b.Log, command.Spec{
+		Argv: append(namespace(), b.Binaries.Ward, InsideCommand), Stdin: bytes.NewReader(spec), Stdout: write,
+	})
+	write.Close()
+	<-done
+	var c *command.Error
+	if errors.As(err, &c) && ctx.Err() == nil {
+		// What the inner program said, with its hints, is the error.
+		if text := c.Said("ward: "); text != "" {
+			return errors.New(text)
+		}
+	}
+	return err
+}
+
+// ServeInside is the inner program: it does what r says and notes on w what it
+// is doing, a line each.
+func ServeInside(ctx context.Context, log *slog.Logger, r io.Reader, w io.Writer) error {
+	var what Inside
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&what); err != nil {
+		return fmt.Errorf("inside: standard input: %w", err)
+	}
+	note := func(text string) { fmt.Fprintln(w, text) }
+	switch {
+	case what.Unpack != nil:
+		return unpack(ctx, log, *what.Unpack, note)
+	case what.Bake != nil:
+		return Bake(ctx, log, *what.Bake, note)
+	default:
+		return errors.New("inside: standard input says nothing to do")
+	}
+}
+
+// removeTree removes folders of the cache. A tree that an ordinary user unpacked
+// belongs to subordinate ids, so only the namespace can remove it.
+func removeTree(log *slog.Logger) func(context.Context, string) error {
+	return func(ctx context.Context, dir string) error {
+		err := os.RemoveAll(dir)
+		if err == nil || os.Geteuid() == 0 {
+			return err
+		}
+		return command.Run(ctx, log, append(namespace(), "rm", "-rf", "--", dir)...)
+	}
+}

@@ -1,0 +1,187 @@
+// Package lock fixes the packages of an image: a lock names each one with its
+// version, size and digest, and a store keeps their files by digest. A build
+// from a lock asks no index, and with everything in the store no network.
+package lock
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Version is the version of the lock's form; a reader refuses another.
+const Version = 1
+
+// Lock is the content of IMAGE.lock.
+type Lock struct {
+	Version  int       `json:"version"`
+	Image    string    `json:"image"`
+	Release  string    `json:"release"` // "debian-12"
+	Arch     string    `json:"arch"`
+	Made     time.Time `json:"made"`     // the build's SOURCE_DATE_EPOCH
+	Tool     string    `json:"tool"`     // of the package manager that resolved it
+	Wanted   []string  `json:"wanted"`   // the packages asked for; the rest are their dependencies
+	Sources  string    `json:"sources"`  // sources.list(5) of the image
+	Indexes  []Index   `json:"indexes"`  // what the repositories said on that day
+	Packages []Package `json:"packages"` // sorted by name
+}
+
+// Index is the signed index of one repository.
+type Index struct {
+	Name   string `json:"name"`   // apt's name of the file
+	SHA256 string `json:"sha256"` // of the InRelease file
+}
+
+// Package is one package file.
+type Package struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Arch    string `json:"arch"`
+	URL     string `json:"url"`
+	Size    int64  `json:"size"` // bytes
+	SHA256  string `json:"sha256"`
+}
+
+// File is the name of the package's file in a pool: without the version's epoch.
+func (p Package) File() string {
+	_, version, ok := strings.Cut(p.Version, ":")
+	if !ok {
+		version = p.Version
+	}
+	return fmt.Sprintf("%s_%s_%s.deb", p.Name, version, p.Arch)
+}
+
+const (
+	maxLock    = 64 << 20 // bytes of a lock file
+	maxPackage = 4 << 30  // bytes of a package file
+)
+
+var (
+	nameForm    = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)   // deb-control(5), Package
+	versionForm = regexp.MustCompile(`^[0-9][A-Za-z0-9.+:~-]*$`) // deb-version(7)
+	archForm    = regexp.MustCompile(`^[a-z0-9-]+$`)
+)
+
+// Read reads and validates a lock.
+func Read(path string) (*Lock, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s does not exist\nhint: ward lock IMAGE writes it", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxLock {
+		return nil, fmt.Errorf("%s: has %d bytes, more than %d", path, info.Size(), maxLock)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	l := &Lock{}
+	d := json.NewDecoder(strings.NewReader(string(b)))
+	d.DisallowUnknownFields()
+	if err := d.Decode(l); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := l.validate(); err != nil {
+		return nil, fmt.Errorf("%s: %w\nhint: ward lock writes it anew", path, err)
+	}
+	return l, nil
+}
+
+// validate returns every fault. A lock decides file names and what root
+// installs, so nothing in it is taken on trust.
+func (l *Lock) validate() error {
+	if l.Version != Version {
+		return fmt.Errorf("version %d, want %d", l.Version, Version)
+	}
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if len(l.Packages) == 0 {
+		fault("packages: none")
+	}
+	if l.Made.IsZero() || strings.TrimSpace(l.Sources) == "" {
+		fault("made or sources is missing")
+	}
+	seen := map[string]bool{}
+	for i, p := range l.Packages {
+		at := fmt.Sprintf("packages[%d] %q", i, p.Name)
+		if !nameForm.MatchString(p.Name) || !versionForm.MatchString(p.Version) || !archForm.MatchString(p.Arch) {
+			fault("%s: name, version or architecture has a form that no package has", at)
+		}
+		if sum, err := hex.DecodeString(p.SHA256); err != nil || len(sum) != 32 {
+			fault("%s: sha256 %q is not 64 hexadecimal digits", at, p.SHA256)
+		}
+		if p.Size <= 0 || p.Size > maxPackage {
+			fault("%s: size %d", at, p.Size)
+		}
+		if !strings.HasPrefix(p.URL, "http://") && !strings.HasPrefix(p.URL, "https://") {
+			fault("%s: url %q is neither http nor https", at, p.URL)
+		}
+		if seen[p.Name+":"+p.Arch] {
+			fault("%s: is there twice", at)
+		}
+		seen[p.Name+":"+p.Arch] = true
+	}
+	return errors.Join(faults...)
+}
+
+// Write writes a lock; the file has its name only when it is whole.
+func (l *Lock) Write(path string) error {
+	b, err := json.MarshalIndent(l, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(path, append(b, '\n'))
+}
+
+func writeFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if err := f.Chmod(0o644); err != nil {
+		return err
+	}
+	if _, err := f.Write(b); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// For returns an error if the lock is for another image, or if the image asks
+// for packages that it did not ask for when it was locked.
+func (l *Lock) For(image, release, arch string, wanted []string) error {
+	const hint = "\nhint: ward lock %s writes the lock anew"
+	if l.Image != image || l.Release != release || l.Arch != arch {
+		return fmt.Errorf("the lock is of image %s (%s, %s), not of %s (%s, %s)"+hint, l.Image, l.Release, l.Arch, image, release, arch, image)
+	}
+	if !slices.Equal(l.Wanted, wanted) {
+		var differ []string
+		for _, p := range wanted {
+			if !slices.Contains(l.Wanted, p) {
+				differ = append(differ, "+"+p)
+			}
+		}
+		for _, p := range l.Wanted {
+			if !slices.Contains(wanted, p) {
+				differ = append(differ, "-"+p)
+			}
+		}
+		return fmt.Errorf("the image asks for other packages than were locked: %s"+hint, strings.Join(differ, " "), image)
+	}
+	return nil
+}

@@ -1,0 +1,174 @@
+package builder
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"ward/builder/lock"
+	"ward/builder/rootfs"
+)
+
+// StoreDir is the folder of the package store in a cache.
+func StoreDir(cache string) string { return filepath.Join(cache, "store") }
+
+// fromLock points a tree's recipe at the lock's packages, fetching what the
+// store lacks, and returns what removes the repository made for it.
+func (b *build) fromLock(ctx context.Context, spec *rootfs.Spec) (func(), error) {
+	store, err := lock.OpenStore(StoreDir(b.Cache))
+	if err != nil {
+		return nil, err
+	}
+	if b.Offline {
+		err = store.Offline(b.Lock)
+	} else {
+		err = store.Fetch(ctx, b.Lock, func(done, total int64) {
+			b.fetched(done, total)
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	// In the temporary folder, not in the cache: the package manager reads it as a
+	// user who may not enter the cache.
+	dir, err := os.MkdirTemp("", "ward-packages-")
+	if err != nil {
+		return nil, err
+	}
+	remove := func() { os.RemoveAll(dir) }
+	if err := errors.Join(os.Chmod(dir, 0o755), lock.Repository(ctx, b.Log, b.Lock, store, b.release.Codename, dir)); err != nil {
+		remove()
+		return nil, err
+	}
+	spec.Mirrors, spec.Epoch = []string{lock.Mirror(dir)}, b.Lock.Made.Unix()
+	// All of them by name: which ones are a base system's is said by the archive's
+	// index (Priority), and a package's own control file may say otherwise.
+	spec.Packages = nil
+	for _, p := range b.Lock.Packages {
+		spec.Packages = append(spec.Packages, p.Name)
+	}
+	return remove, nil
+}
+
+// fetched notes how far the downloads are, at most once a percent.
+func (b *build) fetched(done, total int64) {
+	if percent := done * 100 / max(total, 1); percent != b.percent {
+		b.percent = percent
+		b.note(fmt.Sprintf("fetch %d of %d MiB", done>>20, total>>20))
+	}
+}
+
+// sources is the sources.list(5) of the machine when the packages came from a
+// store, and empty when they came from a mirror, which is in the list already.
+func (b *build) sources() string {
+	if b.Lock == nil {
+		return ""
+	}
+	return b.Lock.Sources
+}
+
+// MakeLock builds the packages of an image and writes down what was installed.
+func MakeLock(ctx context.Context, o Options) (*lock.Lock, error) {
+	b, err := newBuild(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.openCache(); err != nil {
+		return nil, err
+	}
+	if b.release.Format != "deb" {
+		return nil, fmt.Errorf("lock %s: packages of format %q cannot be locked yet", o.Image.Name, b.release.Format)
+	}
+	if err := b.run(ctx, []Step{{"inputs", b.hashInputs}, {"packages", b.packages}}); err != nil && !errors.Is(err, errUpToDate) {
+		return nil, err
+	}
+	in := b.inputs.Packages
+	l := &lock.Lock{
+		Version: lock.Version, Image: o.Image.Name, Release: b.release.Name(), Arch: in.Arch, Made: b.base.Made, Tool: in.Tool, Wanted: in.Packages,
+	}
+	installed, sources, err := readBase(o.Log, b.base.Path("base.tar"))
+	if err != nil {
+		return nil, err
+	}
+	l.Sources = sources
+	keyring := o.Image.Keyring
+	if keyring == "" {
+		keyring = b.release.Keyring
+	}
+	return l, lock.Resolve(ctx, o.Log, l, keyring, installed)
+}
+
+// readBase reads, from the tar of a tree, what is installed and from where.
+func readBase(log *slog.Logger, name string) (installed []lock.Installed, sources string, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, "", err
+	}
+	defer f.Close()
+	in := tar.NewReader(bufio.NewReaderSize(f, 1<<20))
+	for {
+		h, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, "", fmt.Errorf("%s: %w", name, err)
+		}
+		switch strings.TrimPrefix(h.Name, "./") {
+		case "etc/apt/sources.list":
+			b, err := io.ReadAll(io.LimitReader(in, 1<<20))
+			if err != nil {
+				return nil, "", fmt.Errorf("%s: %w", name, err)
+			}
+			sources = string(b)
+		case "var/lib/dpkg/status":
+			if installed, err = readStatus(in); err != nil {
+				return nil, "", fmt.Errorf("%s: dpkg status: %w", name, err)
+			}
+		}
+	}
+	if len(installed) == 0 || sources == "" {
+		return nil, "", fmt.Errorf("%s: has no dpkg status or no sources.list", name)
+	}
+	log.Debug("read the tree's packages", "installed", len(installed))
+	return installed, sources, nil
+}
+
+// readStatus reads dpkg's database (deb-control(5) stanzas).
+func readStatus(r io.Reader) ([]lock.Installed, error) {
+	var all []lock.Installed
+	var p lock.Installed
+	ok := false
+	flush := func() {
+		if ok && p.Name != "" {
+			all = append(all, p)
+		}
+		p, ok = lock.Installed{}, false
+	}
+	in := bufio.NewScanner(r)
+	in.Buffer(nil, 1<<20)
+	for in.Scan() {
+		key, value, _ := strings.Cut(in.Text(), ": ")
+		switch key {
+		case "":
+			flush()
+		case "Package":
+			p.Name = value
+		case "Version":
+			p.Version = value
+		case "Architecture":
+			p.Arch = value
+		case "Status":
+			ok = value == "install ok installed"
+		}
+	}
+	flush()
+	return all, in.Err()
+}

@@ -1,0 +1,88 @@
+package builder
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"ward/builder/lock"
+	"ward/images"
+	"ward/profiles"
+)
+
+// Options say what to build and where.
+type Options struct {
+	Image    *images.Image
+	Profile  *profiles.Profile
+	Output   string     // final folder, for example "out/debian-12"
+	Cache    string     // folder of the cache; empty: DefaultCache
+	Update   bool       // ask the mirror again even if the packages are in the cache
+	Lock     *lock.Lock // build from exactly these packages; nil: what the mirror has
+	Offline  bool       // with Lock: use the store alone
+	Version  string     // of ward
+	Binaries Binaries
+	Log      *slog.Logger
+	Events   func(Event) // called from one goroutine at a time
+}
+
+// Binaries are ward's own programs: the two that go into the image, and the one
+// that builds it, whose code decides what the image becomes.
+type Binaries struct {
+	Ward    string
+	Init    string // ward-init
+	Wardctl string
+}
+
+// Beside returns the programs that lie in the folder of the running one.
+func Beside() (Binaries, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return Binaries{}, fmt.Errorf("find own program: %w", err)
+	}
+	dir := filepath.Dir(self)
+	b := Binaries{Ward: self, Init: filepath.Join(dir, "ward-init"), Wardctl: filepath.Join(dir, "wardctl")}
+	for _, name := range []string{b.Init, b.Wardctl} {
+		if _, e := os.Stat(name); e != nil {
+			err = errors.Join(err, e)
+		}
+	}
+	if err != nil {
+		return Binaries{}, fmt.Errorf("%w\nhint: ward, ward-init and wardctl are built together by make build and must lie in one folder", err)
+	}
+	return b, nil
+}
+
+// DefaultCache is where entries are kept when nobody says otherwise.
+func DefaultCache() (string, error) {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("cache: %w\nhint: set HOME or XDG_CACHE_HOME, or say --cache DIR", err)
+	}
+	return filepath.Join(dir, "ward"), nil
+}
+
+// Event is what a build tells while it runs.
+type Event struct {
+	Kind   EventKind
+	Step   string        // name of the step
+	Text   string        // Note: what it is doing; Cached, Done: what came out
+	Took   time.Duration // Done, Cached, Failed
+	Bytes  int64         // Done, Cached: size of the result
+	Err    error         // Failed
+	Number int           // of the step, from 1
+	Total  int           // how many steps there are
+}
+
+// EventKind is what happened.
+type EventKind string
+
+const (
+	Started EventKind = "started"
+	Note    EventKind = "note"
+	Done    EventKind = "done"
+	Cached  EventKind = "cached" // the result was there
+	Failed  EventKind = "failed"
+)

@@ -1,0 +1,84 @@
+package proof
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"ward/builder/proof/lab"
+	"ward/builder/vm"
+	"ward/profiles/control"
+)
+
+// phiMount is where the PHI volume is.
+const phiMount = "/var/data/phi"
+
+// left is a file that was written before a reboot.
+type left struct{ path, content string }
+
+// leave writes a file to the PHI volume, as root, for the people of the group.
+func (t *test) leave(ctx context.Context, m *vm.VM, f *Fixture) (left, error) {
+	content, err := lab.Secret()
+	if err != nil {
+		return left{}, err
+	}
+	l := left{path: path.Join(phiMount, "ward-test-"+content[:8]), content: content}
+	ctx, cancel := context.WithTimeout(ctx, m.Timeout(30*time.Second))
+	defer cancel()
+	root, client, err := Root(ctx, m, f)
+	if err != nil {
+		return l, err
+	}
+	defer client.Close()
+	group := t.image.Profile.Controls.Accounts.Group
+	out, code, err := root.Run(ctx, fmt.Sprintf("set -e; umask 077; printf %%s %s > %s; chgrp %s %s; chmod 0640 %s; sync", content, l.path, group, l.path, l.path))
+	if err == nil && code != 0 {
+		err = fmt.Errorf("write %s on the machine: exit code %d: %s", l.path, code, strings.TrimSpace(out))
+	}
+	return l, err
+}
+
+// find reads the file as a person of the group who is no administrator.
+func (t *test) find(ctx context.Context, m *vm.VM, f *Fixture, l left) ([]control.Finding, error) {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, m.Timeout(30*time.Second))
+	defer cancel()
+	client, err := Login(ctx, m, f.Clerk)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	got, err := vm.Command(ctx, client, "", "cat "+l.path)
+	finding := control.Finding{
+		Control: "phi", Title: "What is written to the PHI volume is there after a reboot", Setting: "a file written before the reboot",
+		Refs: []string{"45 CFR 164.312(c)(1)"}, Want: l.content, Got: got, TookMS: time.Since(began).Milliseconds(),
+	}
+	finding.Status = judge(finding, nil) // a file that cannot be read is a file that is gone
+	if err != nil {
+		finding.Err = firstLine(err)
+	}
+	return []control.Finding{finding}, m.Err()
+}
+
+// Reboot restarts the machine from inside, as an administrator does, and returns
+// once the firmware has started again.
+func Reboot(ctx context.Context, m *vm.VM, f *Fixture) error {
+	ctx, cancel := context.WithTimeout(ctx, m.Timeout(2*time.Minute))
+	defer cancel()
+	root, client, err := Root(ctx, m, f)
+	if err != nil {
+		return fmt.Errorf("reboot: %w", err)
+	}
+	defer client.Close()
+	seen := m.Resets()
+	if out, code, err := root.Run(ctx, "systemctl --no-block reboot"); err == nil && code != 0 {
+		return fmt.Errorf("reboot: systemctl: exit code %d: %s", code, strings.TrimSpace(out))
+	}
+	// The shell may end before its answer comes; the reset is the proof.
+	if err := m.WaitReset(ctx, seen); err != nil {
+		return fmt.Errorf("reboot: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,134 @@
+package rootfs
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"ward/builder/command"
+)
+
+// apt makes trees of Debian packages through mmdebstrap(1).
+type apt struct{}
+
+func (apt) version(ctx context.Context, log *slog.Logger) (string, error) {
+	out, err := command.Output(ctx, log, "mmdebstrap", "--version")
+	if err != nil {
+		return "", fmt.Errorf("rootfs: %w\nhint: install the package mmdebstrap", err)
+	}
+	return strings.TrimSpace(out), nil
+}
+
+// hold keeps the distribution's own initramfs from being made, here and at each
+// kernel update: ward's takes its place, and making one nobody boots costs
+// seconds and 13 MB. run-parts(8) passes over a file that is not executable, and
+// dpkg keeps it because of force-confold.
+const hold = `mkdir -p "$1/etc/kernel/postinst.d" "$1/etc/kernel/postrm.d" && : > "$1/etc/kernel/postinst.d/initramfs-tools" && : > "$1/etc/kernel/postrm.d/initramfs-tools"`
+
+// excluded is left out when packages are unpacked; licences stay.
+var excluded = []string{"/usr/share/man/*", "/usr/share/info/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/lintian/*"}
+
+func (apt) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, note func(string)) error {
+	argv := []string{
+		"mmdebstrap", "--mode=unshare", "--variant=minbase", "--format=tar", "--architectures=" + s.Arch,
+		"--keyring=" + s.Keyring,
+		"--include=" + strings.Join(s.Packages, ","),
+		"--setup-hook=" + hold,
+		"--dpkgopt=force-confold",
+		// A mirror that hangs must end in an error, not in a wait.
+		`--aptopt=Acquire::http::Timeout "30"`, `--aptopt=Acquire::https::Timeout "30"`, `--aptopt=Acquire::Retries "2"`,
+	}
+	for _, path := range excluded {
+		argv = append(argv, "--dpkgopt=path-exclude="+path)
+	}
+	argv = append(argv, "--dpkgopt=path-include=/usr/share/doc/*/copyright", s.Release.Codename, tar)
+	argv = append(argv, s.Mirrors...)
+
+	read, write := io.Pipe()
+	said := make(chan []string)
+	go func() {
+		var lines []string
+		in := bufio.NewScanner(read)
+		in.Buffer(nil, 1<<20)
+		for in.Scan() {
+			lines = append(lines, in.Text())
+			note(in.Text())
+		}
+		io.Copy(io.Discard, read) // a line over 1 MiB must not stop the program
+		said <- lines
+	}()
+	err := command.Start(ctx, log, command.Spec{
+		Argv: argv, Stdout: write, Stderr: write,
+		Env: append(os.Environ(), "SOURCE_DATE_EPOCH="+strconv.FormatInt(s.Epoch, 10), "LC_ALL=C"),
+	})
+	write.Close()
+	lines := <-said
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("rootfs: %w", ctx.Err())
+	}
+	if why := explain(lines); why != "" {
+		return fmt.Errorf("rootfs: %s: %s", s.Release.Name(), why)
+	}
+	if last := lastErrors(lines); last != "" {
+		return fmt.Errorf("rootfs: %s: %s", s.Release.Name(), last)
+	}
+	return fmt.Errorf("rootfs: %s: %w", s.Release.Name(), err)
+}
+
+// lastErrors returns the last lines that apt and mmdebstrap mark as errors, less
+// the one that only says that there was one.
+func lastErrors(lines []string) string {
+	var last []string
+	for _, line := range lines {
+		if text, ok := strings.CutPrefix(line, "E: "); ok && text != "mmdebstrap failed to run" {
+			last = append(last, text)
+		}
+	}
+	return strings.Join(last[max(0, len(last)-3):], "; ")
+}
+
+// symptoms are what apt, dpkg and mmdebstrap say when a thing outside of ward is
+// wrong, and what to do about it; the first that any line has wins.
+var symptoms = []struct{ text, hint string }{
+	{"No space left on device", "free disk space (TMPDIR says where the tree is made, --cache where it is kept)"},
+	{"is not signed", "the mirror must serve a signed Release; check mirror: and keyring: in the image file"},
+	{"NO_PUBKEY", "the keyring does not have the key that signed the archive; check keyring: in the image file"},
+	{"BADSIG", "the mirror's Release was changed after it was signed; use another mirror"},
+	{"Release file is not valid yet", "the clock of this machine is behind"},
+	{"is expired", "the mirror is no longer updated, or this machine's clock is wrong"},
+	{"Hash Sum mismatch", "the mirror is being updated or altered; try again, or use another mirror"},
+	{"does not have a Release file", "the mirror does not serve this release; check mirror: in the image file"},
+	{"Could not connect", "the mirror is down or out of reach; check mirror: in the image file and the network"},
+	{"Connection refused", "the mirror is down; check mirror: in the image file"},
+	{"Temporary failure resolving", "the mirror's name cannot be resolved; check mirror: in the image file and the network"},
+	{"Could not resolve", "the mirror's name cannot be resolved; check mirror: in the image file and the network"},
+	{"Connection timed out", "the mirror does not answer; check mirror: in the image file and the network"},
+	{"Unable to locate package", "the release has no such package; check packages: in the image file"},
+	{"has no installation candidate", "the release has no such package; check packages: in the image file"},
+	{"Failed to fetch", "check mirror: in the image file and the network"},
+	{"newuidmap", "an ordinary user needs subordinate ids: install uidmap and run usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"},
+}
+
+// marked is how apt and mmdebstrap mark an error or a warning.
+var marked = regexp.MustCompile(`^[EW]: `)
+
+// explain returns the telling line of a failed run with a hint, or nothing.
+func explain(lines []string) string {
+	for _, s := range symptoms {
+		for _, line := range lines {
+			if strings.Contains(line, s.text) {
+				return strings.TrimSpace(marked.ReplaceAllString(line, "")) + "\nhint: " + s.hint
+			}
+		}
+	}
+	return ""
+}
