@@ -1,0 +1,37 @@
+package initramfs_test
+
+import (
+	"encoding/base64"
+	"path/filepath"
+	"testing"
+
+	"ward/initramfs/boot/keysource"
+	"ward/initramfs/handoff"
+)
+
+// fwCfg gives a key as an entry of QEMU's firmware configuration.
+func fwCfg(t *testing.T, key []byte) []string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "key")
+	write(t, path, key)
+	return []string{"-fw_cfg", "name=" + keysource.FwCfgName("phi-data.key") + ",file=" + path}
+}
+
+func TestFirmwareSources(t *testing.T) {
+	k := newKeys(t)
+	d := disk(t, rootPart(rootFS(t, nil)), phiPart(luks(t, k)))
+	for _, c := range []struct {
+		source string
+		qemu   []string
+	}{
+		{"fw_cfg", fwCfg(t, k.file)},
+		{"smbios", []string{"-smbios", "type=11,value=" + keysource.SMBIOSPrefix("phi-data.key") + base64.StdEncoding.EncodeToString(k.file)}},
+	} {
+		t.Run(c.source, func(t *testing.T) {
+			s, console := boot(t, machine{initramfs: buildInitramfs(t, config(handoff.Source{Type: c.source})), disk: d, qemu: c.qemu})
+			if v := expect(t, s, console, handoff.StateOpened, ""); v.KeySource != c.source {
+				t.Errorf("the key came from %q, want %q", v.KeySource, c.source)
+			}
+		})
+	}
+}

@@ -1,0 +1,82 @@
+package initramfs_test
+
+import (
+	"encoding/json"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2/transport"
+
+	"ward/initramfs/boot/keysource/tpmkey"
+	"ward/initramfs/handoff"
+)
+
+// sealOnHost seals a key to PCR 11, which nothing has extended yet, in the TPM
+// that the machine will have.
+func sealOnHost(t *testing.T, state string, key []byte) tpmkey.Token {
+	t.Helper()
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "tpm")
+	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+state, "--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}()
+	var conn net.Conn
+	var err error
+	for range 300 {
+		if conn, err = net.Dial("unix", socket); err == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	token, err := tpmkey.Seal(transport.FromReadWriter(conn), key, []int{11}, []int{0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// TestTPMKey has the key in a token of the header, sealed by the machine's TPM.
+func TestTPMKey(t *testing.T) {
+	k := newKeys(t)
+	state := t.TempDir()
+	token, err := json.Marshal(sealOnHost(t, filepath.Join(state, "tpm"), k.file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	img, tokenFile := filepath.Join(dir, "phi"), filepath.Join(dir, "token")
+	write(t, img, luks(t, k))
+	write(t, tokenFile, token)
+	run(t, nil, "cryptsetup", "token", "import", "--json-file", tokenFile, img)
+	phi, err := os.ReadFile(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := disk(t, rootPart(rootFS(t, nil)), phiPart(phi))
+	initrd := buildInitramfs(t, config(handoff.Source{Type: "tpm2", PCRs: []int{11}, TimeoutMS: 60_000}), "virtio", "tpm")
+	t.Run("its TPM", func(t *testing.T) {
+		s, console := boot(t, machine{initramfs: initrd, disk: d, tpm: state})
+		if v := expect(t, s, console, handoff.StateOpened, ""); v.KeySource != "tpm2" {
+			t.Errorf("the key came from %q, want tpm2", v.KeySource)
+		}
+	})
+	t.Run("another TPM", func(t *testing.T) {
+		s, console := boot(t, machine{initramfs: initrd, disk: d, tpm: t.TempDir()})
+		expect(t, s, console, handoff.StateLocked, "this is not the TPM that sealed the key")
+	})
+}
