@@ -1,0 +1,85 @@
+# ward: hardened images for servers that hold patients' data. `make help` lists the targets.
+
+IMAGE   ?= debian-12
+PROFILE ?= hipaa
+OUT     ?= out/$(IMAGE)
+RUN     ?= .
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GO      ?= go
+GOBUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -buildid= -X main.version=$(VERSION)'
+
+# mke2fs, sgdisk and the like live in sbin, which an ordinary user's PATH may lack.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+# What a build and its tests need, as thing:package. A thing with a slash is a file, else a program.
+TOOLS := mmdebstrap:mmdebstrap qemu-img:qemu-utils mke2fs:e2fsprogs mkfs.vfat:dosfstools mcopy:mtools unshare:util-linux \
+	newuidmap:uidmap tar:tar cryptsetup:cryptsetup-bin /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
+TEST_TOOLS := qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf sgdisk:gdisk sfdisk:fdisk objcopy:binutils swtpm:swtpm \
+	swtpm_setup:swtpm-tools ssh-keygen:openssh-client zstd:zstd cpio:cpio systemd-analyze:systemd ip:iproute2 /usr/lib/systemd/boot/efi/linuxx64.efi.stub:systemd-boot-efi
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
+	@echo
+	@echo 'variables: IMAGE=$(IMAGE) PROFILE=$(PROFILE) OUT=$(OUT) RUN=$(RUN) (a pattern of tests)'
+
+.PHONY: build
+build: ## build ward, wardctl and ward-init into .bin
+	@mkdir -p .bin
+	$(GOBUILD) -o .bin/ ./builder/cmd/ward ./firstboot/cmd/wardctl
+	$(GOBUILD) -o .bin/ward-init ./initramfs/cmd/init
+
+.PHONY: tools
+tools: ## install what building an image and testing it need, where apt is
+	@.ci/tools $(TOOLS) $(TEST_TOOLS)
+
+.PHONY: image
+image: tools build ## bake IMAGE with PROFILE into OUT
+	.bin/ward build $(IMAGE) --profile $(PROFILE) -o $(OUT)
+
+.PHONY: check
+check: ## format, vet and unit tests
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'make check: run gofmt -w on these'; exit 1; }
+	$(GO) vet ./...
+	$(GO) test $$($(GO) list ./... | grep -v /qemu-tests)
+
+# What make test runs of the end-to-end tests: the main path, and what must not be destroyed. The tampers, the power
+# cuts, the idle sessions and the rebuilds take longer than a change should wait: make qemu runs all.
+CORE := ^Test(EndToEnd|NoKey|WrongKey|LostMachines|ChangedImage|TamperCoversEveryControl)$$
+
+.PHONY: test
+test: image ## unit tests, then the main end-to-end tests in QEMU; a skip is a failure
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'make test: run gofmt -w on these'; exit 1; }
+	$(GO) vet ./...
+	QEMU_TESTS=require $(GO) test -timeout 30m $$($(GO) list ./... | grep -v /qemu-tests)
+	QEMU_TESTS=require WARD_IMAGE_DIR=$(abspath out/debian-12) $(GO) test -count=1 -p 1 -timeout 40m -run '$(CORE)' ./qemu-tests
+	QEMU_TESTS=require WARD_IMAGE_DIR=$(abspath out/debian-12) $(GO) test -count=1 -p 1 -timeout 40m ./qemu-tests/initramfs
+
+.PHONY: qemu
+qemu: image ## end-to-end tests in QEMU whose names match RUN
+	QEMU_TESTS=require WARD_IMAGE_DIR=$(abspath out/debian-12) $(GO) test -count=1 -p 1 -timeout 150m -v -run '$(RUN)' ./qemu-tests/...
+
+.PHONY: qemu-power
+qemu-power: image ## cut the power of CUTS first boots (30) at random instants
+	QEMU_TESTS=require WARD_IMAGE_DIR=$(abspath out/debian-12) WARD_POWER_CUTS=$(or $(CUTS),30) $(GO) test -count=1 -timeout 12h -v -run PowerCut ./qemu-tests
+
+.PHONY: bench-initramfs
+bench-initramfs: image ## boot ward's initramfs beside initramfs-tools' and dracut's: time, size, memory
+	$(GO) run ./qemu-tests/bench/initramfs -runs 5
+
+.PHONY: fuzz
+fuzz: ## fuzz every target for T (10s)
+	@for p in $$(grep -rl '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
+		for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9]+' $$p/*_test.go | cut -c6-); do \
+			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(T),10s) -fuzzminimizetime 5x $$p || exit 1; \
+		done; done
+
+.PHONY: golden
+golden: ## write the golden files anew; read the difference before you commit it
+	$(GO) test $$(grep -rlE 'flag.Bool\("update"' --include='*_test.go' . | xargs -n1 dirname | sort -u) -update
+
+.PHONY: clean
+clean: ## remove what was built; the cache of packages stays
+	rm -rf out .bin
