@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
@@ -119,7 +121,7 @@ func (b *build) run(ctx context.Context, steps []Step) error {
 		if err != nil && !errors.Is(err, errUpToDate) {
 			b.event.Kind, b.event.Err = Failed, err
 			b.Events(b.event)
-			return fmt.Errorf("build %s: %s: %w", b.Image.Name, step.Name, err)
+			return b.hinted(fmt.Errorf("build %s: %s: %w", b.Image.Name, step.Name, err))
 		}
 		b.Events(b.event)
 		if err != nil {
@@ -127,6 +129,14 @@ func (b *build) run(ctx context.Context, steps []Step) error {
 		}
 	}
 	return nil
+}
+
+// hinted adds what to do about a full disk, which any step may meet.
+func (b *build) hinted(err error) error {
+	if !errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), "\nhint: ") {
+		return err
+	}
+	return fmt.Errorf("%w\nhint: free disk space: the image is made beside %s (-o), what is kept lies in %s (--cache)", err, b.Output, b.Cache)
 }
 
 func (b *build) note(text string) {

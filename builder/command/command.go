@@ -61,8 +61,10 @@ type Spec struct {
 	Chroot string
 }
 
-// Start runs a program and waits for it. When the context ends the program gets
-// SIGTERM and, ten seconds later, SIGKILL; it also dies with us.
+// Start runs a program and waits for it, in a process group of its own: mmdebstrap
+// ends a failed run with a SIGHUP to its group, which must not be ours. When the
+// context ends the group gets SIGTERM and, ten seconds later, SIGKILL; the program
+// also dies with us.
 func Start(ctx context.Context, log *slog.Logger, s Spec) error {
 	log.DebugContext(ctx, "run", "argv", Quote(s.Argv))
 	cmd := exec.CommandContext(ctx, s.Argv[0], s.Argv[1:]...)
@@ -72,14 +74,17 @@ func Start(ctx context.Context, log *slog.Logger, s Spec) error {
 	if s.Stderr != nil {
 		cmd.Stderr = io.MultiWriter(last, s.Stderr)
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Chroot: s.Chroot}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Chroot: s.Chroot, Setpgid: true}
 	if s.Chroot != "" {
 		cmd.Dir = "/"
 	}
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
+			if cmd.Process != nil {
+				syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what outlived the program
+			}
 			err = errors.Join(ctx.Err(), err)
 		}
 		return &Error{Argv: s.Argv, Tail: last.String(), Err: err}
