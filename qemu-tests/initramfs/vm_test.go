@@ -57,7 +57,7 @@ func start(t *testing.T, m machine) (context.Context, *running) {
 	ctx, cancel := context.WithTimeout(t.Context(), bootLimit)
 	t.Cleanup(cancel)
 	r := &running{witness: filepath.Join(t.TempDir(), "witness")}
-	line := "root=PARTUUID=" + rootPartUUID + " ro console=ttyS0 panic=-1 " + m.append
+	line := "root=PARTUUID=" + rootPartUUID + " ro console=ttyS0 panic=-1 no_timer_check " + m.append
 	if m.wait {
 		line += " witness=wait"
 	}

@@ -136,7 +136,7 @@ func report(out *os.File, b *bench, all []series) error {
 
 // line is the kernel line that all have in common.
 func line(extra string) string {
-	return strings.TrimSpace("root=PARTUUID=" + rootUUID + " ro console=ttyS0 panic=-1 " + extra)
+	return strings.TrimSpace("root=PARTUUID=" + rootUUID + " ro console=ttyS0 panic=-1 no_timer_check " + extra)
 }
 
 func (b *bench) path(elem ...string) string {
