@@ -26,10 +26,11 @@ help: ## list the targets
 	@echo 'variables: IMAGE=$(IMAGE) PROFILE=$(PROFILE) OUT=$(OUT) RUN=$(RUN) (a pattern of tests)'
 
 .PHONY: build
-build: ## build ward, wardctl and ward-init into .bin
+build: ## build ward, wardctl and both ward-inits into .bin
 	@mkdir -p .bin
 	$(GOBUILD) -o .bin/ ./builder/cmd/ward ./firstboot/cmd/wardctl
 	$(GOBUILD) -o .bin/ward-init ./initramfs/cmd/init
+	$(GOBUILD) -tags netkeys -o .bin/ward-init-net ./initramfs/cmd/init
 
 .PHONY: tools
 tools: ## install what building an image and testing it need, where apt is
@@ -56,6 +57,7 @@ test: image ## unit tests, then the main end-to-end tests in QEMU; a skip is a f
 	QEMU_TESTS=require $(GO) test -timeout 30m $$($(GO) list ./... | grep -v /qemu-tests)
 	QEMU_TESTS=require WARD_IMAGE_DIR=$(abspath out/debian-12) $(GO) test -count=1 -p 1 -timeout 40m -run '$(CORE)' ./qemu-tests
 	QEMU_TESTS=require WARD_IMAGE_DIR=$(abspath out/debian-12) $(GO) test -count=1 -p 1 -timeout 40m ./qemu-tests/initramfs
+	@$(MAKE) --no-print-directory fuzz FUZZ=initramfs T=2s
 
 .PHONY: qemu
 qemu: image ## end-to-end tests in QEMU whose names match RUN
@@ -70,8 +72,8 @@ bench-initramfs: image ## boot ward's initramfs beside initramfs-tools' and drac
 	$(GO) run ./qemu-tests/bench/initramfs -runs 5
 
 .PHONY: fuzz
-fuzz: ## fuzz every target for T (10s)
-	@for p in $$(grep -rl '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
+fuzz: ## fuzz every target below FUZZ (all) for T (10s)
+	@for p in $$(grep -rl '^func Fuzz' --include='*_test.go' $(or $(FUZZ),.) | xargs -n1 dirname | sed -E 's,^(\./)?,./,' | sort -u); do \
 		for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9]+' $$p/*_test.go | cut -c6-); do \
 			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(T),10s) -fuzzminimizetime 5x $$p || exit 1; \
 		done; done

@@ -211,7 +211,7 @@ func (b *build) hashInputs(ctx context.Context) error {
 		},
 		Binaries: map[string]string{}, Tools: map[string]string{},
 	}
-	for name, path := range map[string]string{"ward": b.Binaries.Ward, "ward-init": b.Binaries.Init, "wardctl": b.Binaries.Wardctl} {
+	for name, path := range map[string]string{"ward": b.Binaries.Ward, "ward-init": b.init(), "wardctl": b.Binaries.Wardctl} {
 		if b.inputs.Binaries[name], err = cache.Sum(path); err != nil {
 			return err
 		}
@@ -333,6 +333,15 @@ func (b *build) initConfig() handoff.Config {
 	return c
 }
 
+// init is the binary that has every key source which the profile asks for; the
+// small one unless it must be the other.
+func (b *build) init() string {
+	if network, tpm := b.initConfig().Needs(); network || tpm {
+		return b.Binaries.NetInit
+	}
+	return b.Binaries.Init
+}
+
 // tree unpacks the packages, or takes the tree from the cache.
 func (b *build) tree(ctx context.Context) error {
 	key, err := cache.Key([]any{b.base.Key, b.base.Files["base.tar"], b.inputs.Binaries["ward"]})
@@ -362,7 +371,7 @@ func (b *build) system(ctx context.Context) error {
 			Unpacked: b.unpacked.Dir, Output: dir,
 			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version},
 			Config: b.initConfig(), Profile: b.Profile, Modules: b.Image.Modules, Cmdline: b.cmdline(),
-			Wardctl: b.Binaries.Wardctl, Init: b.Binaries.Init,
+			Wardctl: b.Binaries.Wardctl, Init: b.init(),
 			RootSize: b.Image.Disk.Root.Bytes(), RootUUID: b.id("root file system"), Fstab: b.fstab(), Sources: b.sources(), Epoch: b.epoch(),
 		}})
 	})

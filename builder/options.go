@@ -32,7 +32,8 @@ type Options struct {
 // that builds it, whose code decides what the image becomes.
 type Binaries struct {
 	Ward    string
-	Init    string // ward-init
+	Init    string // ward-init, with local key sources
+	NetInit string // ward-init with all of them: network and TPM
 	Wardctl string
 }
 
@@ -43,14 +44,14 @@ func Beside() (Binaries, error) {
 		return Binaries{}, fmt.Errorf("find own program: %w", err)
 	}
 	dir := filepath.Dir(self)
-	b := Binaries{Ward: self, Init: filepath.Join(dir, "ward-init"), Wardctl: filepath.Join(dir, "wardctl")}
-	for _, name := range []string{b.Init, b.Wardctl} {
+	b := Binaries{Ward: self, Init: filepath.Join(dir, "ward-init"), NetInit: filepath.Join(dir, "ward-init-net"), Wardctl: filepath.Join(dir, "wardctl")}
+	for _, name := range []string{b.Init, b.NetInit, b.Wardctl} {
 		if _, e := os.Stat(name); e != nil {
 			err = errors.Join(err, e)
 		}
 	}
 	if err != nil {
-		return Binaries{}, fmt.Errorf("%w\nhint: ward, ward-init and wardctl are built together by make build and must lie in one folder", err)
+		return Binaries{}, fmt.Errorf("%w\nhint: ward, wardctl, ward-init and ward-init-net are built together by make build and must lie in one folder", err)
 	}
 	return b, nil
 }

@@ -8,6 +8,8 @@ import (
 
 	"ward/initramfs/boot/disks"
 	"ward/initramfs/boot/keysource"
+	"ward/initramfs/boot/keysource/network"
+	"ward/initramfs/boot/keysource/tpmkey"
 	"ward/initramfs/handoff"
 )
 
@@ -34,13 +36,16 @@ func hostKey(log *slog.Logger, run RunFunc) KeyFunc {
 		set.Scan()
 		return set, nil
 	})
+	// The zero Network is that of a running machine.
+	more := new(network.Network).Fetchers()
+	more["tpm2"] = tpmkey.Fetcher
 	return func(ctx context.Context, sources []handoff.Source, v handoff.Volume) (*keysource.Key, string, error) {
 		set, err := known()
 		if err != nil {
 			return nil, "", err
 		}
 		return keysource.Fetch(ctx, keysource.Request{
-			KeyFile: v.KeyFile, Sources: sources, Disks: set, Log: log,
+			KeyFile: v.KeyFile, Sources: sources, Disks: set, Log: log, More: more,
 			Module: func(name string) error {
 				_, err := run(ctx, nil, "modprobe", "-q", name)
 				return err

@@ -62,6 +62,13 @@ func Build(w io.Writer, spec Spec) (Result, error) {
 	if len(words) == 0 {
 		words = []string{"virtio"}
 	}
+	network, tpm := spec.Config.Needs()
+	if network {
+		words = append(slices.Clone(words), "net")
+	}
+	if tpm {
+		words = append(slices.Clone(words), "tpm")
+	}
 	c, err := choose(table, slices.Concat(words, spec.Config.Modules))
 	if err != nil {
 		return Result{}, err
@@ -147,14 +154,19 @@ func pack(w io.Writer, rs []cpio.Record) (int64, error) {
 		return 0, err
 	}
 	count := &counter{w: z}
-	out := cpio.Newc.Writer(count)
-	if err := cpio.WriteRecords(out, rs); err != nil {
-		return 0, err
-	}
-	if err := cpio.WriteTrailer(out); err != nil {
+	if err := archive(count, rs); err != nil {
 		return 0, err
 	}
 	return count.n, z.Close()
+}
+
+// archive writes the records as newc cpio.
+func archive(w io.Writer, rs []cpio.Record) error {
+	out := cpio.Newc.Writer(w)
+	if err := cpio.WriteRecords(out, rs); err != nil {
+		return err
+	}
+	return cpio.WriteTrailer(out)
 }
 
 type counter struct {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -292,4 +293,25 @@ func TestConfigInImage(t *testing.T) {
 		return
 	}
 	t.Errorf("the image has no %s", handoff.ConfigPath)
+}
+
+// TestSourcesBringDrivers: an image whose key comes over the network has drivers
+// of network cards without anybody naming them, and another one has none.
+func TestSourcesBringDrivers(t *testing.T) {
+	const ca = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+	for _, c := range []struct {
+		source handoff.Source
+		want   bool
+	}{
+		{handoff.Source{Type: "device", Label: handoff.KeyLabel}, false},
+		{handoff.Source{Type: "https", URL: "https://keys.example.org/", CA: ca}, true},
+		{handoff.Source{Type: "tang", URL: "http://tang.example.org/"}, true},
+	} {
+		s := spec(t)
+		s.Config.Sources = []handoff.Source{c.source}
+		_, r := build(t, s)
+		if got := slices.Contains(r.Modules, "e1000"); got != c.want {
+			t.Errorf("%s: modules %v, with e1000: %v, want %v", c.source.Type, r.Modules, got, c.want)
+		}
+	}
 }

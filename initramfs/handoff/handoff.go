@@ -117,3 +117,14 @@ type Pin struct {
 
 // PinMessage is what is authenticated under the volume key for Pin.Digest.
 const PinMessage = "ward volume pin v1"
+
+// Needs tells which of the sources need more than disks and firmware: a network,
+// a TPM. The init for them is another binary, built with -tags netkeys, and the
+// drivers are further modules.
+func (c Config) Needs() (network, tpm bool) {
+	for _, s := range c.Sources {
+		network = network || s.Type == "https" || s.Type == "tang"
+		tpm = tpm || s.Type == "tpm2"
+	}
+	return network, tpm
+}

@@ -159,10 +159,8 @@ func goBuild(out, pkg, tags string) error {
 func buildInitramfs(t *testing.T, config handoff.Config, modules ...string) string {
 	t.Helper()
 	init := assets.init
-	for _, s := range config.Sources {
-		if s.Type == "https" || s.Type == "tang" || s.Type == "tpm2" {
-			init = assets.netInit
-		}
+	if network, tpm := config.Needs(); network || tpm {
+		init = assets.netInit
 	}
 	var b bytes.Buffer
 	res, err := initramfs.Build(&b, initramfs.Spec{

@@ -92,7 +92,7 @@ func TestHTTPSKey(t *testing.T) {
 		{"static address", "ip=10.0.2.99::10.0.2.2:255.255.255.0:::none"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, console := boot(t, machine{initramfs: buildInitramfs(t, config(source), "virtio", "net"), disk: d, append: c.line})
+			s, console := boot(t, machine{initramfs: buildInitramfs(t, config(source)), disk: d, append: c.line})
 			if v := expect(t, s, console, handoff.StateOpened, ""); v.KeySource != "https" {
 				t.Errorf("the key came from %q, want https", v.KeySource)
 			}
@@ -104,14 +104,14 @@ func TestHTTPSKey(t *testing.T) {
 	t.Run("another authority", func(t *testing.T) {
 		bad := source
 		_, _, bad.CA, _ = issue(t, &x509.Certificate{Subject: pkix.Name{CommonName: "other"}, IsCA: true, BasicConstraintsValid: true}, nil, nil)
-		s, console := boot(t, machine{initramfs: buildInitramfs(t, config(bad), "virtio", "net"), disk: d})
+		s, console := boot(t, machine{initramfs: buildInitramfs(t, config(bad)), disk: d})
 		expect(t, s, console, handoff.StateLocked, "certificate signed by unknown authority")
 	})
 	t.Run("nobody answers", func(t *testing.T) {
 		bad := source
 		bad.URL, bad.TimeoutMS = "https://10.0.2.77/keys/", 6000
 		start := time.Now()
-		s, console := boot(t, machine{initramfs: buildInitramfs(t, config(bad), "virtio", "net"), disk: d})
+		s, console := boot(t, machine{initramfs: buildInitramfs(t, config(bad)), disk: d})
 		v := expect(t, s, console, handoff.StateLocked, "https: no answer in 6s")
 		if strings.Contains(v.Reason, "PRIVATE KEY") {
 			t.Error("the reason holds the client's key")

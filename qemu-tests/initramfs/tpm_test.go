@@ -68,7 +68,7 @@ func TestTPMKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := disk(t, rootPart(rootFS(t, nil)), phiPart(phi))
-	initrd := buildInitramfs(t, config(handoff.Source{Type: "tpm2", PCRs: []int{11}, TimeoutMS: 60_000}), "virtio", "tpm")
+	initrd := buildInitramfs(t, config(handoff.Source{Type: "tpm2", PCRs: []int{11}, TimeoutMS: 60_000}))
 	t.Run("its TPM", func(t *testing.T) {
 		s, console := boot(t, machine{initramfs: initrd, disk: d, tpm: state})
 		if v := expect(t, s, console, handoff.StateOpened, ""); v.KeySource != "tpm2" {
