@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -34,11 +35,12 @@ type BakeSpec struct {
 	Profile  *profiles.Profile    `json:"profile"`
 	Modules  []string             `json:"modules"` // of the initramfs: names or sets
 	Cmdline  string               `json:"cmdline"`
-	Wardctl  string               `json:"wardctl"`   // path of the binary
-	Init     string               `json:"init"`      // path of the binary
-	RootSize int64                `json:"root_size"` // bytes
-	RootUUID string               `json:"root_uuid"` // of the file system
-	Sources  string               `json:"sources"`   // sources.list(5) to write; empty: what is there is right
+	Wardctl  string               `json:"wardctl"`             // path of the binary
+	Init     string               `json:"init"`                // path of the binary
+	EmbedKey string               `json:"embed_key,omitempty"` // path of the key file; empty: none
+	RootSize int64                `json:"root_size"`           // bytes
+	RootUUID string               `json:"root_uuid"`           // of the file system
+	Sources  string               `json:"sources"`             // sources.list(5) to write; empty: what is there is right
 	Fstab    string               `json:"fstab"`
 	Epoch    int64                `json:"epoch"` // SOURCE_DATE_EPOCH, seconds
 }
@@ -270,9 +272,13 @@ func (b *bake) initramfs(context.Context) error {
 	if err != nil {
 		return err
 	}
+	keys, err := b.keys()
+	if err != nil {
+		return err
+	}
 	var image bytes.Buffer
 	result, err := initramfs.Build(&image, initramfs.Spec{
-		Init: init, KernelVersion: b.baked.Kernel, Modules: b.Modules, Config: b.Config,
+		Init: init, KernelVersion: b.baked.Kernel, Modules: b.Modules, Config: b.Config, Keys: keys,
 		ModulesFS: os.DirFS(filepath.Join(b.tree, "usr/lib/modules", b.baked.Kernel)),
 	})
 	if err != nil {
@@ -287,6 +293,27 @@ func (b *bake) initramfs(context.Context) error {
 		return err
 	}
 	return writeJSON(filepath.Join(b.Output, bakedFile), b.baked)
+}
+
+// keys are the key files to embed. The machine gets them as well: it formats the
+// volume with them, and packs them again when its kernel is updated. Verify finds
+// them there and turns red.
+func (b *bake) keys() (map[string][]byte, error) {
+	if b.EmbedKey == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(b.EmbedKey)
+	if err != nil {
+		return nil, err
+	}
+	keys := map[string][]byte{}
+	for _, v := range b.Config.Volumes {
+		keys[v.KeyFile] = data
+		if err := installFile(b.root, path.Join(handoff.KeysDir[1:], v.KeyFile), data, 0o400); err != nil {
+			return nil, err
+		}
+	}
+	return keys, nil
 }
 
 // boot makes the UKI and takes the boot loader out of the tree.

@@ -151,9 +151,10 @@ type Inputs struct {
 	Image    any               `json:"image"`
 	Profile  any               `json:"profile"`
 	Packages baseInputs        `json:"packages"`
-	Binaries map[string]string `json:"binaries"` // name -> sha256
-	Tools    map[string]string `json:"tools"`    // name -> version
-	Made     string            `json:"made"`     // when the packages were fetched, RFC 3339
+	Binaries map[string]string `json:"binaries"`            // name -> sha256
+	Tools    map[string]string `json:"tools"`               // name -> version
+	EmbedKey string            `json:"embed_key,omitempty"` // sha256 of the key in the image
+	Made     string            `json:"made"`                // when the packages were fetched, RFC 3339
 }
 
 // baseInputs decide what the tree of packages is.
@@ -213,6 +214,11 @@ func (b *build) hashInputs(ctx context.Context) error {
 	}
 	for name, path := range map[string]string{"ward": b.Binaries.Ward, "ward-init": b.init(), "wardctl": b.Binaries.Wardctl} {
 		if b.inputs.Binaries[name], err = cache.Sum(path); err != nil {
+			return err
+		}
+	}
+	if b.EmbedKey != "" {
+		if b.inputs.EmbedKey, err = cache.Sum(b.EmbedKey); err != nil {
 			return err
 		}
 	}
@@ -371,7 +377,7 @@ func (b *build) system(ctx context.Context) error {
 			Unpacked: b.unpacked.Dir, Output: dir,
 			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version},
 			Config: b.initConfig(), Profile: b.Profile, Modules: b.Image.Modules, Cmdline: b.cmdline(),
-			Wardctl: b.Binaries.Wardctl, Init: b.init(),
+			Wardctl: b.Binaries.Wardctl, Init: b.init(), EmbedKey: b.EmbedKey,
 			RootSize: b.Image.Disk.Root.Bytes(), RootUUID: b.id("root file system"), Fstab: b.fstab(), Sources: b.sources(), Epoch: b.epoch(),
 		}})
 	})

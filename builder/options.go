@@ -22,6 +22,7 @@ type Options struct {
 	Update   bool       // ask the mirror again even if the packages are in the cache
 	Lock     *lock.Lock // build from exactly these packages; nil: what the mirror has
 	Offline  bool       // with Lock: use the store alone
+	EmbedKey string     // key file of the PHI volume to put into the image: for laboratories; empty: none
 	Version  string     // of ward
 	Binaries Binaries
 	Log      *slog.Logger

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ward/initramfs"
+	"ward/initramfs/handoff"
 	"ward/initramfs/uki"
 )
 
@@ -96,10 +97,14 @@ func (m *Machine) buildUKI(version string) ([]byte, error) {
 		return nil, err
 	}
 	defer modules.Close()
+	keys, err := m.embeddedKeys()
+	if err != nil {
+		return nil, err
+	}
 	var initrd bytes.Buffer
 	if _, err := initramfs.Build(&initrd, initramfs.Spec{
 		Init: init, KernelVersion: version, ModulesFS: modules.FS(),
-		Modules: m.facts.Image.Modules, Config: m.facts.Image.Init,
+		Modules: m.facts.Image.Modules, Config: m.facts.Image.Init, Keys: keys,
 	}); err != nil {
 		return nil, err
 	}
@@ -109,6 +114,24 @@ func (m *Machine) buildUKI(version string) ([]byte, error) {
 		return nil, err
 	}
 	return out.Bytes(), nil
+}
+
+// embeddedKeys are the key files that a laboratory's image has in its initramfs.
+func (m *Machine) embeddedKeys() (map[string][]byte, error) {
+	keys := map[string][]byte{}
+	for _, s := range m.facts.Image.Init.Sources {
+		if s.Type != "embedded" {
+			continue
+		}
+		for _, v := range m.facts.Image.Init.Volumes {
+			data, err := m.root.ReadFile(path.Join(handoff.KeysDir[1:], v.KeyFile))
+			if err != nil {
+				return nil, err
+			}
+			keys[v.KeyFile] = data
+		}
+	}
+	return keys, nil
 }
 
 // withESP mounts the EFI system partition for as long as f runs.

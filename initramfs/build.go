@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 
@@ -40,6 +41,9 @@ type Spec struct {
 	// Config is written to handoff.ConfigPath; Config.Modules is filled in by Build
 	// after the modules that are given there.
 	Config handoff.Config
+	// Keys are key files to embed, by the names that Config gives them. Everybody
+	// who reads the image has them: for laboratories.
+	Keys map[string][]byte
 }
 
 // Result says what Build put into the image.
@@ -95,6 +99,33 @@ func (s Spec) check() error {
 	if err := s.Config.Validate(); err != nil {
 		errs = append(errs, err)
 	}
+	return errors.Join(append(errs, s.checkKeys())...)
+}
+
+// checkKeys refuses a key that init would not look at, and a source without one:
+// the first would be a secret in the image for nothing, the second a machine that
+// stays locked.
+func (s Spec) checkKeys() error {
+	var errs []error
+	known := map[string]bool{}
+	for _, v := range s.Config.Volumes {
+		known[v.KeyFile] = true
+	}
+	embedded := slices.ContainsFunc(s.Config.Sources, func(x handoff.Source) bool { return x.Type == "embedded" })
+	switch {
+	case embedded && len(s.Keys) == 0:
+		errs = append(errs, errors.New("keys: a source is embedded and there is no key to embed"))
+	case !embedded && len(s.Keys) > 0:
+		errs = append(errs, errors.New("keys: there is a key to embed and no source is embedded"))
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Keys)) {
+		if !known[name] {
+			errs = append(errs, fmt.Errorf("keys: no volume has the key file %q", name))
+		}
+		if n := len(s.Keys[name]); n < handoff.MinKey || n > handoff.MaxKey {
+			errs = append(errs, fmt.Errorf("keys: %s has %d bytes, want %d to %d", name, n, handoff.MinKey, handoff.MaxKey))
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -115,6 +146,9 @@ func (s Spec) records(t *kmod.Table, c choice) ([]cpio.Record, error) {
 		cpio.StaticFile(handoff.ConfigPath[1:], string(text)+"\n", 0o400),
 		cpio.StaticFile(path.Join(base, "modules.dep"), string(depFile(t, c.files)), 0o644),
 		cpio.StaticFile(path.Join(base, "modules.alias"), string(aliasFile(t, c.files)), 0o644),
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Keys)) {
+		rs = append(rs, cpio.StaticFile(path.Join(handoff.KeysDir[1:], name), string(s.Keys[name]), 0o400))
 	}
 	for _, name := range c.files {
 		data, err := readModule(s.ModulesFS, t.Path[name])

@@ -315,3 +315,42 @@ func TestSourcesBringDrivers(t *testing.T) {
 		}
 	}
 }
+
+// TestEmbeddedKeys: a key is in the archive under the name that init asks for,
+// and one that init would not look at is refused.
+func TestEmbeddedKeys(t *testing.T) {
+	key := bytes.Repeat([]byte("k"), 64)
+	lab := func() Spec {
+		s := spec(t)
+		s.Config.Sources = []handoff.Source{{Type: "embedded"}}
+		s.Keys = map[string][]byte{"phi-data.key": key}
+		return s
+	}
+	image, _ := build(t, lab())
+	found := false
+	for _, r := range unpack(t, image) {
+		if r.Name != "etc/ward/keys/phi-data.key" {
+			continue
+		}
+		got, err := io.ReadAll(io.NewSectionReader(r, 0, int64(r.FileSize)))
+		found = err == nil && bytes.Equal(got, key) && r.Mode&0o777 == 0o400
+	}
+	if !found {
+		t.Error("the archive lacks the key, or others may read it")
+	}
+	for _, c := range []struct {
+		change func(*Spec)
+		want   string
+	}{
+		{func(s *Spec) { s.Keys = nil }, "a source is embedded and there is no key"},
+		{func(s *Spec) { s.Config.Sources = spec(t).Config.Sources }, "no source is embedded"},
+		{func(s *Spec) { s.Keys["other.key"] = key }, `no volume has the key file "other.key"`},
+		{func(s *Spec) { s.Keys["phi-data.key"] = key[:8] }, "phi-data.key has 8 bytes, want 32 to 8192"},
+	} {
+		s := lab()
+		c.change(&s)
+		if _, err := Build(io.Discard, s); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("Build = %v, want an error with %q", err, c.want)
+		}
+	}
+}

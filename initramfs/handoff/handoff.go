@@ -128,3 +128,13 @@ func (c Config) Needs() (network, tpm bool) {
 	}
 	return network, tpm
 }
+
+// KeysDir holds embedded key files, in an initramfs and on the machine that has
+// to make its next one.
+const KeysDir = "/etc/ward/keys"
+
+// Bytes that a key file has.
+const (
+	MinKey = 32
+	MaxKey = 8 << 10
+)

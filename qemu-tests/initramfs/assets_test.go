@@ -158,6 +158,12 @@ func goBuild(out, pkg, tags string) error {
 // buildInitramfs writes an initramfs for config and returns its path.
 func buildInitramfs(t *testing.T, config handoff.Config, modules ...string) string {
 	t.Helper()
+	return packInitramfs(t, config, nil, modules...)
+}
+
+// packInitramfs is buildInitramfs with keys to embed.
+func packInitramfs(t *testing.T, config handoff.Config, keys map[string][]byte, modules ...string) string {
+	t.Helper()
 	init := assets.init
 	if network, tpm := config.Needs(); network || tpm {
 		init = assets.netInit
@@ -165,7 +171,7 @@ func buildInitramfs(t *testing.T, config handoff.Config, modules ...string) stri
 	var b bytes.Buffer
 	res, err := initramfs.Build(&b, initramfs.Spec{
 		Init: init, KernelVersion: assets.version, ModulesFS: os.DirFS(assets.modules),
-		Modules: modules, Config: config,
+		Modules: modules, Config: config, Keys: keys,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -70,11 +70,11 @@ func TestAllSourcesFail(t *testing.T) {
 	k := newKeys(t)
 	c := config(
 		handoff.Source{Type: "device", Label: handoff.KeyLabel, TimeoutMS: 1000},
-		handoff.Source{Type: "fw_cfg"}, handoff.Source{Type: "smbios"}, handoff.Source{Type: "embedded"},
+		handoff.Source{Type: "fw_cfg"}, handoff.Source{Type: "smbios"},
 	)
 	s, console := boot(t, machine{initramfs: buildInitramfs(t, c), disk: disk(t, rootPart(rootFS(t, nil)), phiPart(luks(t, k)))})
 	v := expect(t, s, console, handoff.StateLocked, "no source has the key")
-	for _, want := range []string{"device: no answer in 1s", "fw_cfg: ", "smbios: no OEM string", "embedded: "} {
+	for _, want := range []string{"device: no answer in 1s", "fw_cfg: ", "smbios: no OEM string"} {
 		if !strings.Contains(v.Reason, want) {
 			t.Errorf("the reason %q lacks %q", v.Reason, want)
 		}

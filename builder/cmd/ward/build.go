@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -57,6 +58,20 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 				}
 			}
 			o.Image, o.Profile, o.Version, o.Log = img, prof, ownVersion(), p.log
+			embedded := slices.ContainsFunc(prof.Controls.PHI.KeySources, func(k profiles.KeySource) bool { return k.Type == "embedded" })
+			switch {
+			case embedded && o.EmbedKey == "":
+				return usage("ward build: profile %s has the key source embedded, and no key is given\nhint: --embed-key FILE, for a laboratory only", prof.Name)
+			case !embedded && o.EmbedKey != "":
+				return usage("ward build: --embed-key: profile %s has no key source embedded\nhint: init would not look at the key", prof.Name)
+			case embedded:
+				p.log.Warn("the key of patients' data is in the image: whoever has the image can read them", "for", "laboratories only", "verify", "fails unless waived")
+			}
+			if o.EmbedKey != "" { // it is read in a namespace, from another folder
+				if o.EmbedKey, err = filepath.Abs(o.EmbedKey); err != nil {
+					return err
+				}
+			}
 			if o.Output == "" {
 				o.Output = filepath.Join("out", img.Name)
 			}
@@ -72,6 +87,7 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 	f.StringVar(&o.Cache, "cache", "", "folder of the cache (default ~/.cache/ward)")
 	f.StringVar(&locked, "locked", "", "lock file: build from exactly its packages")
 	f.BoolVar(&o.Offline, "offline", false, "with --locked: use the package store alone, no network")
+	f.StringVar(&o.EmbedKey, "embed-key", "", "for laboratories: key file to put into the image, for the key source embedded")
 	f.BoolVar(&o.Update, "update", false, "ask the mirror again even if the packages are in the cache")
 	return cmd
 }

@@ -20,7 +20,7 @@ import (
 var (
 	fwCfgDir    = "/sys/firmware/qemu_fw_cfg/by_name"
 	smbiosDir   = "/sys/firmware/dmi/entries"
-	embeddedDir = "/etc/ward/keys"
+	embeddedDir = handoff.KeysDir
 )
 
 // FwCfgName is the firmware configuration entry with a key file: on QEMU's

@@ -17,13 +17,15 @@ import (
 	"io"
 
 	"golang.org/x/sys/unix"
+
+	"ward/initramfs/handoff"
 )
 
 // A key file has at least 32 bytes, because its slot is not stretched, and at
 // most 8 KiB, cryptsetup's limit for key files that it makes itself.
 const (
-	MinBytes = 32
-	MaxBytes = 8 << 10
+	MinBytes = handoff.MinKey
+	MaxBytes = handoff.MaxKey
 )
 
 // bufferBytes is the mapping of a key: whole pages, also for direct reads.
