@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -67,8 +68,19 @@ func (b *build) openCache() (err error) {
 			return err
 		}
 	}
-	b.cache, err = cache.Open(b.Cache, b.Log, removeTree(b.Log))
+	b.cache, err = OpenCache(b.Cache, b.Log)
 	return err
+}
+
+// OpenCache opens the cache in a folder; empty: the default one.
+func OpenCache(dir string, log *slog.Logger) (*cache.Cache, error) {
+	if dir == "" {
+		var err error
+		if dir, err = DefaultCache(); err != nil {
+			return nil, err
+		}
+	}
+	return cache.Open(dir, log, removeTree(log))
 }
 
 func (b *build) steps() []Step {

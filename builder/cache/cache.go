@@ -27,6 +27,7 @@ type Cache struct {
 	dir    string
 	log    *slog.Logger
 	remove func(context.Context, string) error
+	use    *os.File // held shared as long as the program runs, so that nobody prunes
 }
 
 // Entry is a finished result.
@@ -63,7 +64,15 @@ func Open(dir string, log *slog.Logger, remove func(ctx context.Context, dir str
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	return &Cache{dir: dir, log: log, remove: remove}, nil
+	use, err := os.OpenFile(filepath.Join(dir, "use.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	if err := unix.Flock(int(use.Fd()), unix.LOCK_SH); err != nil {
+		use.Close()
+		return nil, fmt.Errorf("cache: lock %s: %w", use.Name(), err)
+	}
+	return &Cache{dir: dir, log: log, remove: remove, use: use}, nil
 }
 
 // Key is the hash of a step's inputs: of their JSON.
@@ -133,6 +142,11 @@ func (c *Cache) lock(ctx context.Context, name string) (func(), error) {
 	for said := false; ; {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
+			// When it was last wanted, for Prune.
+			if err := os.Chtimes(f.Name(), time.Time{}, time.Now()); err != nil {
+				f.Close()
+				return nil, fmt.Errorf("cache: %w", err)
+			}
 			return func() { f.Close() }, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
