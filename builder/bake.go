@@ -43,6 +43,7 @@ type BakeSpec struct {
 	Sources  string               `json:"sources"`             // sources.list(5) to write; empty: what is there is right
 	Fstab    string               `json:"fstab"`
 	Epoch    int64                `json:"epoch"` // SOURCE_DATE_EPOCH, seconds
+	Tar      bool                 `json:"tar"`   // the tree as a tar as well
 }
 
 // What Bake leaves in BakeSpec.Output.
@@ -54,6 +55,7 @@ const (
 	loaderFile   = "loader.efi"
 	packagesFile = "packages.json"
 	bakedFile    = "baked.json"
+	tarFile      = "root.tar.gz"
 )
 
 // Package is one installed package, as the distribution's database says.
@@ -91,6 +93,7 @@ func Bake(ctx context.Context, log *slog.Logger, s BakeSpec, note func(string)) 
 		{"secret gate", b.gate},
 		{"times", b.times},
 		{"file system", b.filesystem},
+		{"tar", b.tar},
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	for _, step := range steps {
@@ -383,4 +386,16 @@ func (b *bake) filesystem(ctx context.Context) error {
 		return fmt.Errorf("%w into %d MiB\nhint: raise disk.root in the image file", disk.ErrTooSmall, b.RootSize>>20)
 	}
 	return err
+}
+
+// tar packs the tree for a container in which suites of tests run. The names are
+// sorted and the times of access left out, so that equal trees give equal bytes;
+// file capabilities are extended attributes.
+func (b *bake) tar(ctx context.Context) error {
+	if !b.Tar {
+		return nil
+	}
+	return command.Run(ctx, b.log, "tar", "--create", "--file="+filepath.Join(b.Output, tarFile), "--use-compress-program=gzip -n -1",
+		"--directory="+b.tree, "--format=posix", "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime",
+		"--sort=name", "--numeric-owner", "--xattrs", "--xattrs-include=*", ".")
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/google/uuid"
 
 	"ward/builder/cache"
-	"ward/builder/command"
 	"ward/builder/disk"
 	"ward/builder/rootfs"
 	"ward/firstboot"
@@ -391,6 +390,7 @@ func (b *build) system(ctx context.Context) error {
 			Config: b.initConfig(), Profile: b.Profile, Modules: b.Image.Modules, Cmdline: b.cmdline(),
 			Wardctl: b.Binaries.Wardctl, Init: b.init(), EmbedKey: b.EmbedKey,
 			RootSize: b.Image.Disk.Root.Bytes(), RootUUID: b.id("root file system"), Fstab: b.fstab(), Sources: b.sources(), Epoch: b.epoch(),
+			Tar: slices.Contains(b.Image.Formats, "tar"),
 		}})
 	})
 	if err != nil {
@@ -444,16 +444,8 @@ const rawFile = "disk.raw"
 func (b *build) formats(ctx context.Context) error {
 	raw := filepath.Join(b.work, rawFile)
 	for _, format := range b.Image.Formats {
-		switch format {
-		case "raw":
-		case "qcow2":
-			err := command.Run(ctx, b.Log, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "-o", "compression_type=zstd", "-m", "4",
-				raw, filepath.Join(b.work, "disk.qcow2"))
-			if err != nil {
-				return err
-			}
-		default:
-			return fmt.Errorf("format %s is not known", format)
+		if err := b.format(ctx, raw, format); err != nil {
+			return err
 		}
 	}
 	if !slices.Contains(b.Image.Formats, "raw") {
@@ -467,4 +459,43 @@ func (b *build) formats(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// format writes the disk, or the tree, in one more format.
+func (b *build) format(ctx context.Context, raw, format string) error {
+	switch format {
+	case "raw": // is there
+		return nil
+	case "tar":
+		return copyFile(filepath.Join(b.work, tarFile), b.baked.Path(tarFile))
+	case "ova":
+		return b.ova(ctx, raw)
+	}
+	f, err := disk.FindFormat(format)
+	if err != nil {
+		return err
+	}
+	to := filepath.Join(b.work, "disk."+format)
+	if _, err := os.Stat(to); err == nil {
+		return nil // the OVA needed it first
+	}
+	return disk.Convert(ctx, b.Log, f, raw, to)
+}
+
+// ova packs the disk as a virtual appliance. The vmdk in it stays beside it only
+// where the image asks for it too.
+func (b *build) ova(ctx context.Context, raw string) error {
+	if err := b.format(ctx, raw, "vmdk"); err != nil {
+		return err
+	}
+	vmdk := filepath.Join(b.work, "disk.vmdk")
+	info, err := os.Stat(raw)
+	if err != nil {
+		return err
+	}
+	err = disk.WriteOVA(filepath.Join(b.work, b.Image.Name+".ova"), disk.OVA{Name: b.Image.Name, Disk: vmdk, Capacity: info.Size(), Time: b.made})
+	if err != nil || slices.Contains(b.Image.Formats, "vmdk") {
+		return err
+	}
+	return os.Remove(vmdk)
 }

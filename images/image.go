@@ -34,8 +34,9 @@ type Image struct {
 	Kernel string `yaml:"kernel,omitempty" json:"kernel,omitempty" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9+._-]+$,example=linux-image-amd64"`
 	// The sizes of the disk's partitions.
 	Disk Disk `yaml:"disk" json:"disk"`
-	// The disk formats to write.
-	Formats []string `yaml:"formats" json:"formats" jsonschema:"minItems=1,enum=qcow2,enum=raw,example=[qcow2]"`
+	// What to write: the disk in these formats, ova for an appliance, tar for the
+	// tree of files alone. ward test and ward run boot qcow2.
+	Formats []string `yaml:"formats" json:"formats" jsonschema:"minItems=1,enum=qcow2,enum=raw,enum=vmdk,enum=vhd,enum=vhdx,enum=ova,enum=tar,example=[qcow2]"`
 	// Which kernel modules are in the initramfs: names of sets (virtio, nvme, scsi,
 	// hyperv, vmware, xen, usb, mmc, tpm, net, or generic for all of them) and of modules.
 	Modules Modules `yaml:"modules" json:"modules" jsonschema:"minItems=1,pattern=^[a-z0-9][a-z0-9_-]*$,example=virtio"`

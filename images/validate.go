@@ -23,6 +23,7 @@ func (c check) all() {
 	c.mirrors()
 	c.kernelArgs()
 	once(c.d, "formats", c.img.Formats)
+	c.platforms()
 	once(c.d, "packages", c.img.Packages)
 	once(c.d, "modules", c.img.Modules)
 }
@@ -74,6 +75,24 @@ func (c check) disk() {
 			c.d.Fault(l.path, "", "is %s, want %s to %s", size, l.lo, l.hi)
 		case size%MiB != 0:
 			c.d.Fault(l.path, "partitions are aligned to it", "is %s, want whole MiB", size)
+		}
+	}
+}
+
+// platforms are the sets of modules without which a disk in that format does not
+// find itself where it is meant to run: a machine that could only halt.
+var platforms = []struct{ format, set, where string }{
+	{"ova", "vmware", "VMware"},
+	{"vmdk", "vmware", "VMware"},
+	{"vhd", "hyperv", "Hyper-V and Azure"},
+	{"vhdx", "hyperv", "Hyper-V"},
+}
+
+func (c check) platforms() {
+	for _, p := range platforms {
+		i := slices.Index(c.img.Formats, p.format)
+		if i >= 0 && !slices.Contains(c.img.Modules, p.set) && !slices.Contains(c.img.Modules, "generic") {
+			c.d.Fault(fmt.Sprintf("formats[%d]", i), "add "+p.set+" to modules", "is %s, for %s, whose disks the initramfs would not find", p.format, p.where)
 		}
 	}
 }
