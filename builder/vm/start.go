@@ -143,7 +143,7 @@ func (m *VM) prepare(ctx context.Context) (wiring, error) {
 	}
 	if m.cfg.Image != "" {
 		w.disk = m.Disk()
-		if err := overlay(ctx, m.cfg.Image, w.disk, m.cfg.DiskSize); err != nil {
+		if err := overlay(ctx, m.cfg.Image, m.cfg.Format, w.disk, m.cfg.DiskSize); err != nil {
 			return w, err
 		}
 	}
@@ -170,7 +170,7 @@ func (m *VM) prepare(ctx context.Context) (wiring, error) {
 
 // overlay makes a qcow2 file that takes the writes meant for image. One that is
 // there already is kept: it is the machine's disk.
-func overlay(ctx context.Context, image, file string, size int64) error {
+func overlay(ctx context.Context, image, format, file string, size int64) error {
 	if isFile(file) {
 		return nil
 	}
@@ -179,9 +179,10 @@ func overlay(ctx context.Context, image, file string, size int64) error {
 		return err
 	}
 	// qemu-img guesses no format: a raw guest disk could claim to be anything.
-	format, err := imageFormat(image)
-	if err != nil {
-		return err
+	if format == "" {
+		if format, err = imageFormat(image); err != nil {
+			return err
+		}
 	}
 	argv := []string{"create", "-q", "-f", "qcow2", "-F", format, "-b", image, file + ".new"}
 	if size > 0 {

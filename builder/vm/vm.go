@@ -28,8 +28,11 @@ import (
 
 // Config says which machine to start.
 type Config struct {
-	// Image is the disk image, qcow2 or raw; it is only read. Empty: no disk.
+	// Image is the disk image; it is only read. Empty: no disk.
 	Image string
+	// Format is the image's format as qemu-img calls it; empty: qcow2 or raw,
+	// whatever its first bytes say.
+	Format string
 	// Bus is where the disk hangs: "virtio" (default), "nvme" or "scsi".
 	Bus string
 	// State is the machine's own folder: its overlay, its UEFI variables. A
@@ -160,6 +163,7 @@ func (c Config) validate() error {
 	}
 	oneOf("bus", c.Bus, "virtio", "nvme", "scsi")
 	oneOf("firmware", c.Firmware, "uefi", "bios", "direct")
+	oneOf("format", c.Format, "", "qcow2", "raw", "vmdk", "vpc", "vhdx")
 	oneOf("key bus", c.KeyBus, "virtio", "usb")
 	oneOf("accelerator", c.Accel, "", "kvm", "tcg")
 	if (c.Firmware == "direct") != (c.Kernel != "") {

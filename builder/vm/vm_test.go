@@ -183,8 +183,8 @@ func TestContextEndsQEMU(t *testing.T) {
 }
 
 func TestStartSaysWhatIsWrong(t *testing.T) {
-	_, err := Start(t.Context(), Config{Image: "no/such.qcow2", Bus: "ide", Firmware: "coreboot", Disks: []Disk{{File: "/none", Bus: "floppy", Format: "raw"}}})
-	for _, want := range []string{"no/such.qcow2", `bus: "ide"`, `firmware: "coreboot"`, "/none", `disks[0].bus: "floppy"`} {
+	_, err := Start(t.Context(), Config{Image: "no/such.qcow2", Format: "qed", Bus: "ide", Firmware: "coreboot", Disks: []Disk{{File: "/none", Bus: "floppy", Format: "raw"}}})
+	for _, want := range []string{"no/such.qcow2", `format: "qed"`, `bus: "ide"`, `firmware: "coreboot"`, "/none", `disks[0].bus: "floppy"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Start() = %v, want %q in it", err, want)
 		}
