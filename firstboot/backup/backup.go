@@ -108,8 +108,11 @@ func (b *Backup) options() []string {
 	if b.c.Repository.CA != "" {
 		options = append(options, "--cacert", filepath.Join(b.dir, "ca.pem"))
 	}
-	if place, ok := strings.CutPrefix(b.c.Repository.Repository, "sftp:"); ok {
-		at, _, _ := strings.Cut(strings.TrimPrefix(place, "//"), ":")
+	if place, ok := machine.SFTPPlace(b.c.Repository.Repository); ok {
+		at := place.User + "@" + place.Host
+		if place.Port != "" {
+			at = "-p " + place.Port + " " + at
+		}
 		options = append(options, "-o", fmt.Sprintf("sftp.command=ssh -i %s -o UserKnownHostsFile=%s -o StrictHostKeyChecking=yes -o BatchMode=yes -o IdentitiesOnly=yes -o ServerAliveInterval=30 %s -s sftp",
 			filepath.Join(b.dir, "id"), filepath.Join(b.dir, "known_hosts"), at))
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"ward/profiles/machine"
 )
@@ -144,6 +145,10 @@ func TestOpen(t *testing.T) {
 	if o := strings.Join(b.options(), " "); !strings.Contains(o, "StrictHostKeyChecking=yes") || !strings.Contains(o, "b@h -s sftp") {
 		t.Errorf("options = %q, want a pinned host key and the host", o)
 	}
+	b.c.Repository.Repository = "sftp://b@h:2022//srv"
+	if o := strings.Join(b.options(), " "); !strings.Contains(o, "-p 2022 b@h -s sftp") {
+		t.Errorf("options = %q, want the port", o)
+	}
 	for _, name := range []string{"password", "id", "known_hosts"} {
 		if info, err := os.Stat(filepath.Join(b.dir, name)); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v, want mode 0600", name, info, err)
@@ -163,5 +168,19 @@ func TestRetryEndsWithContext(t *testing.T) {
 	cancel()
 	if _, err := b.retry(ctx, "check"); err == nil {
 		t.Error("retry() = nil for a repository that stays locked")
+	}
+}
+
+func TestSummary(t *testing.T) {
+	day := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for want, s := range map[string]State{
+		"no copy yet": {},
+		"last copy 2026-01-02 03:04 UTC, 7 files, 1.5 MB":                         {Success: day, Files: 7, Bytes: 1.5e6},
+		"FAILED locked: restic check: in two lines (no copy yet)":                 {Kind: Locked, Error: "restic check:\nin two lines"},
+		"FAILED full: no space (last copy 2026-01-02 03:04 UTC, 7 files, 1.5 MB)": {Kind: Full, Error: "no space", Success: day, Files: 7, Bytes: 1.5e6},
+	} {
+		if got := s.Summary(); got != want {
+			t.Errorf("Summary() = %q, want %q", got, want)
+		}
 	}
 }

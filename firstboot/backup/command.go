@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -147,6 +149,11 @@ func (s Status) print(c *cobra.Command) error {
 	return err
 }
 
+// ofVolume are what a PHI volume has for itself: fscrypt's metadata and its raw
+// key. A new volume has its own, which its folders are encrypted with already;
+// those of the lost volume would open nothing on it, and lock it at the next boot.
+var ofVolume = []string{Live + "/.fscrypt", Live + "/.ward"}
+
 // RestoreCommand is `wardctl restore`.
 func RestoreCommand(open Opener) *cobra.Command {
 	var target string
@@ -156,7 +163,8 @@ func RestoreCommand(open Opener) *cobra.Command {
 		Short: "bring the PHI of the last snapshot back",
 		Long: `restore brings the files of this machine's last snapshot back, with their owners
 and modes, and reads each of them again. Without --overwrite it refuses a PHI
-volume that has files.`,
+volume that has files. What fscrypt keeps on the volume for itself stays as it is;
+--target DIR brings that back too.`,
 		RunE: With(open, func(c *cobra.Command, t *control.Target, b *Backup) error {
 			if target == "/" {
 				if err := Mounted(Live); err != nil {
@@ -174,7 +182,11 @@ volume that has files.`,
 				return errors.New("the repository has no snapshot of this machine\nhint: snapshots carry the machine's name; is it the same?")
 			}
 			start := time.Now()
-			if err := b.Restore(c.Context(), s, target); err != nil {
+			var without []string
+			if target == "/" {
+				without = ofVolume
+			}
+			if err := b.Restore(c.Context(), s, target, without...); err != nil {
 				return err
 			}
 			t.Log.Info("restore: done", "snapshot", s.ID, "taken", s.Time, "took", time.Since(start).Round(time.Second))
@@ -194,7 +206,7 @@ func empty(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() == "lost+found" || e.Name() == ".fscrypt" || e.IsDir() && isEmpty(filepath.Join(dir, e.Name())) {
+		if e.Name() == "lost+found" || slices.Contains(ofVolume, path.Join(Live, e.Name())) || e.IsDir() && isEmpty(filepath.Join(dir, e.Name())) {
 			continue
 		}
 		return fmt.Errorf("%s has files already, such as %s\nhint: --overwrite replaces them", dir, e.Name())

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"strings"
 	"time"
 )
@@ -99,6 +100,10 @@ func (b *Backup) copy(ctx context.Context, paths []string) (*summary, error) {
 	for _, e := range b.c.Repository.Exclude {
 		args = append(args, "--exclude", e)
 	}
+	for _, p := range paths {
+		// The folder that the check of fscrypt locks: a run beside it could not read it.
+		args = append(args, "--exclude", path.Join(p, ".ward/lock-trial"))
+	}
 	out, err := b.retry(ctx, append(args, paths...)...)
 	if err != nil {
 		return nil, err
@@ -164,9 +169,14 @@ func (b *Backup) Latest(ctx context.Context) (*Snapshot, error) {
 	return latest, nil
 }
 
-// Restore brings a snapshot's files below target, and reads each of them back.
-func (b *Backup) Restore(ctx context.Context, s *Snapshot, target string) error {
-	_, err := b.retry(ctx, "restore", s.ID, "--target", target, "--verify")
+// Restore brings a snapshot's files below target, and reads each of them back;
+// without says which paths of the snapshot are left out.
+func (b *Backup) Restore(ctx context.Context, s *Snapshot, target string, without ...string) error {
+	args := []string{"restore", s.ID, "--target", target, "--verify"}
+	for _, w := range without {
+		args = append(args, "--exclude", w)
+	}
+	_, err := b.retry(ctx, args...)
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -27,6 +28,19 @@ type State struct {
 	Seconds     float64   `json:"seconds,omitempty"`     // that it took
 	CheckPart   int       `json:"check_part,omitempty"`  // the last part that was read back, 1 to CheckParts
 	CheckError  string    `json:"check_error,omitempty"` // empty: what was read back is what was written
+}
+
+// Summary is the state on one line: what wardctl status says of the backup.
+func (s *State) Summary() string {
+	last := "no copy yet"
+	if !s.Success.IsZero() {
+		last = fmt.Sprintf("last copy %s, %d files, %.1f MB", s.Success.UTC().Format("2006-01-02 15:04 MST"), s.Files, float64(s.Bytes)/1e6)
+	}
+	if s.Kind == "" {
+		return last
+	}
+	fault := strings.Join(strings.Fields(s.Error), " ")
+	return fmt.Sprintf("FAILED %s: %.300s (%s)", s.Kind, fault, last)
 }
 
 // ReadState reads a state; a file that is not there is the zero State.

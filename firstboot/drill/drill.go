@@ -6,10 +6,13 @@ package drill
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -41,6 +44,26 @@ type Report struct {
 	RecoverySeconds float64  `json:"recovery_seconds"`
 	Changed         int      `json:"changed"` // live files written since the snapshot
 	Differences     []string `json:"differences,omitempty"`
+}
+
+// Summary is the last drill on one line; empty: there was none yet.
+func Summary(file string) (string, error) {
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("last drill: %w", err)
+	}
+	var r Report
+	if err := json.Unmarshal(data, &r); err != nil {
+		return "", fmt.Errorf("last drill: %s: %w", file, err)
+	}
+	at := r.Time.UTC().Format("2006-01-02 15:04 MST")
+	if !r.OK {
+		return fmt.Sprintf("FAILED on %s: %.300s", at, strings.Join(strings.Fields(r.Error), " ")), nil
+	}
+	return fmt.Sprintf("%s, %d files restored and equal, %.1f MB/s, all data back in %.0f s", at, r.Files, r.MBps, r.RecoverySeconds), nil
 }
 
 // Run restores the latest snapshot of live below it, in a folder that backups
@@ -118,11 +141,11 @@ func recovery(took time.Duration, done, live int64) time.Duration {
 
 // room wants space for the restored files and a tenth more.
 func room(at string, bytes int64) error {
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(at, &fs); err != nil {
+	var space syscall.Statfs_t
+	if err := syscall.Statfs(at, &space); err != nil {
 		return fmt.Errorf("space on %s: %w", at, err)
 	}
-	free := int64(fs.Bavail) * fs.Bsize
+	free := int64(space.Bavail) * space.Bsize
 	if want := bytes + bytes/10; free < want {
 		return fmt.Errorf("%s has %d MB free, and the drill needs %d MB\nhint: give the machine a larger PHI volume", filepath.Clean(at), free/1e6, want/1e6)
 	}

@@ -6,6 +6,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -17,8 +18,30 @@ import (
 // set; others could change what restic does (RESTIC_REPOSITORY, RCLONE_...).
 var backupEnv = []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_PROFILE", "RESTIC_REST_USERNAME", "RESTIC_REST_PASSWORD"}
 
-// sftpPlace is sftp:USER@HOST:/PATH, the form of restic that ssh reads as it is.
-var sftpPlace = regexp.MustCompile(`^sftp:([A-Za-z_][A-Za-z0-9_.-]*)@([^:/@\s]+):(/[^\s]*)$`)
+// sftpPlace is sftp:USER@HOST:/PATH, and sftpURL the form of restic that can name
+// a port: sftp://USER@HOST:PORT//PATH, whose second slash makes the path absolute.
+var (
+	sftpPlace = regexp.MustCompile(`^sftp:([A-Za-z_][A-Za-z0-9_.-]*)@([^:/@\s]+):(/[^\s]*)$`)
+	sftpURL   = regexp.MustCompile(`^sftp://([A-Za-z_][A-Za-z0-9_.-]*)@([^:/@\s]+)(?::([0-9]{1,5}))?/(/[^\s]*)$`)
+)
+
+// SFTP is where a repository of kind sftp lies; Port is empty when none is named.
+type SFTP struct{ User, Host, Port, Path string }
+
+// SFTPPlace takes a repository of kind sftp apart; false: it has another form.
+func SFTPPlace(repository string) (SFTP, bool) {
+	if m := sftpPlace.FindStringSubmatch(repository); m != nil {
+		return SFTP{User: m[1], Host: m[2], Path: m[3]}, true
+	}
+	m := sftpURL.FindStringSubmatch(repository)
+	if m == nil {
+		return SFTP{}, false
+	}
+	if port, err := strconv.Atoi(m[3]); m[3] != "" && (err != nil || port < 1 || port > 65535) {
+		return SFTP{}, false
+	}
+	return SFTP{User: m[1], Host: m[2], Port: m[3], Path: m[4]}, true
+}
 
 // backup checks the repository. Its messages do not show the place, which may
 // hold a password.
@@ -27,8 +50,8 @@ func (c check) backup(b *Backup) {
 	kind, rest, _ := strings.Cut(b.Repository, ":")
 	switch kind {
 	case "sftp":
-		if m := sftpPlace.FindStringSubmatch(b.Repository); m == nil || !isHost(m[2]) {
-			c.d.Fault(at, "", "want the form sftp:USER@HOST:/PATH")
+		if place, ok := SFTPPlace(b.Repository); !ok || !isHost(place.Host) {
+			c.d.Fault(at, "", "want the form sftp:USER@HOST:/PATH or sftp://USER@HOST:PORT//PATH")
 		}
 		c.sftp(b)
 	case "rest", "s3":

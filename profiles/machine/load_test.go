@@ -179,6 +179,7 @@ func TestLoadFaults(t *testing.T) {
 		{"no key", "key: " + block(p.key), "key: hello", "logging.key: is no private key"},
 		{"repository, kind", "sftp:backup@", "stfp:backup@", "backup.repository: is no place of kind sftp, rest or s3; did you mean sftp:?"},
 		{"repository, form", "sftp:backup@backup.example.org:/srv/restic", "sftp:backup.example.org", "backup.repository: want the form sftp:USER@HOST:/PATH"},
+		{"repository, port", "sftp:backup@backup.example.org:/srv/restic", "sftp://backup@backup.example.org:99999//srv", "backup.repository: want the form sftp:USER@HOST:/PATH or sftp://USER@HOST:PORT//PATH"},
 		{"repository, option", "sftp:backup@", "sftp:-oProxyCommand=x@", "backup.repository: want the form sftp:USER@HOST:/PATH"},
 		{"repository, clear text", "sftp:backup@backup.example.org:/srv/restic", "rest:http://user:hunter2@backup.example.org/x", `backup.repository: has scheme "http", want https`},
 		{"s3 without keys", "sftp:backup@backup.example.org:/srv/restic", "s3:https://s3.example.org/bucket", "backup.env.AWS_ACCESS_KEY_ID: is missing; s3 needs it"},

@@ -62,7 +62,7 @@ type Logging struct {
 
 // Backup is the restic repository, 45 CFR 164.308(a)(7)(ii)(A).
 type Backup struct {
-	// Where it is: sftp:USER@HOST:/PATH, rest:https://HOST/PATH or s3:https://HOST/BUCKET.
+	// Where it is: sftp:USER@HOST:/PATH or sftp://USER@HOST:PORT//PATH, rest:https://HOST/PATH or s3:https://HOST/BUCKET.
 	Repository string `yaml:"repository" json:"repository" strict:"secret" jsonschema:"minLength=1,example=sftp:backup@backup.example.org:/srv/restic"`
 	// The password that encrypts it; without it no backup can be read.
 	Password string `yaml:"password" json:"password" strict:"secret" jsonschema:"minLength=16"`

@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"ward/firstboot"
+	"ward/firstboot/backup"
+	"ward/firstboot/drill"
 	"ward/profiles/control"
 )
 
@@ -256,6 +258,18 @@ func statusCommand(open opener) *cobra.Command {
 				} else {
 					fmt.Fprintf(out, "volume %s: absent: %s\n  hint: %s\n", v.Name, v.Reason, v.Hint)
 				}
+			}
+			state, err := backup.ReadState(backup.StateFile)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(out, "backup: %s\n", state.Summary())
+			tried, err := drill.Summary(drill.ReportFile)
+			if err != nil {
+				return err
+			}
+			if tried != "" {
+				fmt.Fprintf(out, "restore drill: %s\n", tried)
 			}
 			r, err := m.LastReport()
 			if err != nil {
