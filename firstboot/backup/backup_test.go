@@ -25,6 +25,7 @@ func TestClassify(t *testing.T) {
 		{1, `Fatal: unable to open config file: client.Head: Head "http://127.0.0.1:9/config": dial tcp 127.0.0.1:9: connect: connection refused` + "\nIs there a repository at the following location?", Unreachable},
 		{1, "subprocess ssh: ssh: connect to host 127.0.0.1 port 22: Connection refused\nFatal: unable to open repository at sftp:x@127.0.0.1:/x: unable to start the sftp session, error: EOF", Unreachable},
 		{1, "subprocess ssh: Host key verification failed.\nFatal: unable to open repository at sftp:x@h:/x: unable to start the sftp session, error: EOF", WrongHostKey},
+		{1, "Fatal: unable to open repository at sftp:x@h:/x: unable to start the sftp session, error: EOF", Unreachable},
 		{1, "error for tree c94c5364:\n  decrypting blob c94c failed: ciphertext verification failed\nFatal: repository contains errors", Corrupted},
 		{1, "Fatal: unable to create lock in backend: repository is already locked exclusively by PID 1 on a by root", Locked},
 		{1, "Fatal: all target directories/files do not exist", Failed},

@@ -82,6 +82,8 @@ var texts = []struct {
 	{"x509:", Unreachable},
 	{"tls:", Unreachable},
 	{"connection closed", Unreachable},
+	// restic may end before it has passed on what ssh said; then this is all there is.
+	{"unable to start the sftp session", Unreachable},
 	{"ciphertext verification failed", Corrupted},
 	{"repository contains errors", Corrupted},
 	{"pack id does not match", Corrupted},
