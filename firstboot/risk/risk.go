@@ -75,7 +75,7 @@ func Collect(ctx context.Context, o Options) *Snapshot {
 		{"policy", "Password and lockout policy", []string{"rule", "value"}, policy},
 		{"audit", "Loaded audit rules", []string{"key", "rules"}, audit},
 		{"failed", "Failed logins in 7 days", []string{"account", "from", "count"}, failedLogins},
-		{"updates", "Pending updates", []string{"package", "new version", "from"}, updates},
+		{"updates", "Pending updates and known-vulnerable packages", []string{"package", "new version", "from", "installed version is known to be vulnerable"}, updates},
 		{"hardware", "Assets: hardware", []string{"kind", "what"}, hardware},
 		{"disks", "Assets: disks", []string{"name", "type", "size", "file system", "mounted at"}, disks},
 		{"network", "Assets: network", []string{"kind", "what"}, network},
@@ -301,13 +301,22 @@ func updates(ctx context.Context, o Options) ([][]string, string, error) {
 			_, rest, _ := strings.Cut(line, "(")
 			v := strings.Fields(strings.TrimRight(rest, ")\n"))
 			if len(v) > 1 {
-				rows = append(rows, []string{f[1], v[0], v[1]})
+				rows = append(rows, []string{f[1], v[0], v[1], vulnerable(v[1])})
 			}
 		case o.Release.Format == "rpm" && len(f) == 3:
-			rows = append(rows, f)
+			rows = append(rows, append(f, vulnerable(f[2])))
 		}
 	}
 	return rows, "As of the last refresh of the package lists. An update from a security archive means that the installed version is known to be vulnerable.", nil
+}
+
+// vulnerable tells from the archive: an update in a security archive closes a
+// hole of the version before.
+func vulnerable(archive string) string {
+	if strings.Contains(strings.ToLower(archive), "security") {
+		return "yes"
+	}
+	return "not said"
 }
 
 func hardware(ctx context.Context, o Options) ([][]string, string, error) {

@@ -78,7 +78,7 @@ func TestCollect(t *testing.T) {
 		"accounts":   "root|root|root|/bin/bash\nalice|Alice <Miller>|alice phi-access|/bin/bash",
 		"audit":      "phi_access|2\nshadow|1",
 		"failed":     "mallory|203.0.113.5|2",
-		"updates":    "openssl|3.0.2|Debian-Security:12/stable-security",
+		"updates":    "openssl|3.0.2|Debian-Security:12/stable-security|yes",
 		"disks":      "vda|disk|3G||\nphi-data|crypt|496M|ext4|/var/data/phi",
 		"software":   "openssl|3.0.1\nzlib1g|1:1.2.13",
 	} {
