@@ -256,6 +256,8 @@ func samePerson(a, b machine.Person) bool {
 		slices.Equal(a.SSHKeys, b.SSHKeys) && slices.Equal(a.Groups, b.Groups)
 }
 
+var errLocked = errors.New("another wardctl is changing this machine")
+
 // lock keeps two applies from running at once.
 func (m *Machine) lock() (unlock func(), err error) {
 	if err := m.root.MkdirAll(StateDir, 0o700); err != nil {
@@ -267,9 +269,24 @@ func (m *Machine) lock() (unlock func(), err error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, errHint(errors.New("another wardctl is changing this machine"), "wait for it; see `systemctl status ward-apply`")
+		return nil, errHint(errLocked, "wait for it; see `systemctl status ward-apply`")
 	}
 	return func() { f.Close() }, nil
+}
+
+// waitLock waits for whoever is changing the machine now.
+func (m *Machine) waitLock(ctx context.Context) (unlock func(), err error) {
+	for {
+		unlock, err := m.lock()
+		if err == nil || !errors.Is(err, errLocked) {
+			return unlock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(err, ctx.Err())
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // hostname sets the name in the running kernel and for the next boots.

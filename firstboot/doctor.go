@@ -2,6 +2,7 @@ package firstboot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"strconv"
@@ -9,6 +10,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ward/initramfs/boot/keysource"
+	"ward/initramfs/handoff"
 )
 
 // Trouble is something that is wrong, why, and what to do about it.
@@ -36,6 +40,7 @@ func (m *Machine) Doctor(ctx context.Context) []Diagnosis {
 		{"disk space", m.askSpace},
 		{"audit", m.askAudit},
 		{"PHI volume", m.askVolumes},
+		{"key source", m.askKeys},
 		{"PHI permissions", m.askPermissions},
 		{"locked accounts", m.askLocked},
 		{"log queue", m.askLogQueue},
@@ -153,6 +158,43 @@ func (m *Machine) askVolumes(ctx context.Context) ([]Trouble, error) {
 			return all, err
 		} else if !on {
 			all = append(all, Trouble{v.Mount + " is not mounted", "its unit " + unitName(v.Mount, "mount") + " is not active", "systemctl restart ward-apply"})
+		}
+	}
+	return all, nil
+}
+
+// askKeys really asks the key sources: a machine that runs shows nothing of a key
+// that its next boot will not find.
+func (m *Machine) askKeys(ctx context.Context) ([]Trouble, error) {
+	pins, err := m.pins()
+	if err != nil {
+		return nil, err
+	}
+	var all []Trouble
+	for _, v := range m.volumes() {
+		pin, ok := pins.Find(v.Name)
+		if !ok {
+			continue // askVolumes says what is wrong
+		}
+		key, source, err := m.key(ctx, m.facts.Image.Init.Sources, v)
+		if errors.Is(err, keysource.ErrNone) {
+			all = append(all, Trouble{"no source has the key of volume " + v.Name + ": the next boot has no PHI", firstLine(err.Error()),
+				"attach the key device (label " + handoff.KeyLabel + ") or make the other key source reachable; `wardctl key status` asks again"})
+			continue
+		} else if err != nil {
+			return all, err
+		}
+		dev, err := m.luksDevice(pin.LUKSUUID)
+		if err == nil {
+			var ok bool
+			if ok, err = m.opens(ctx, dev, "", key.Bytes()); err == nil && !ok {
+				all = append(all, Trouble{"the key of source " + source + " does not open volume " + v.Name + ": the next boot has no PHI", "it is another machine's key, or from before a rotation",
+					"attach the key device of this machine; `wardctl key status` asks again"})
+			}
+		}
+		key.Wipe()
+		if err != nil {
+			return all, err
 		}
 	}
 	return all, nil

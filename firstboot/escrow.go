@@ -49,6 +49,12 @@ func (m *Machine) sealRecoveryKeys(ctx context.Context) error {
 		if !ok || !m.mapped(v.Name) {
 			continue
 		}
+		// cryptsetup adds no slot during a reencryption, whose end makes a recovery key anyway.
+		if busy, err := m.reencryption(v.Name); err != nil {
+			return err
+		} else if busy != nil {
+			continue
+		}
 		if err := m.sealRecoveryKey(ctx, v, pin, recipients); err != nil {
 			return fmt.Errorf("recovery key of %s: %w", v.Name, err)
 		}

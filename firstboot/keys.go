@@ -2,7 +2,6 @@ package firstboot
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +9,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,6 +34,8 @@ type KeyStatus struct {
 	Source   string    `json:"source"` // where the key file is found now; empty: nowhere
 	Slots    []KeySlot `json:"slots"`
 	Escrow   string    `json:"escrow"` // when the recovery key was sealed, and to how many
+	// Reencrypting is how far a change of the volume key is, in percent; nil: there is none.
+	Reencrypting *int `json:"reencrypting,omitempty"`
 }
 
 // volumeNamed returns one of the machine's volumes with its pin.
@@ -82,24 +84,21 @@ func (m *Machine) KeyStatus(ctx context.Context, name string) (*KeyStatus, error
 	} else if !errors.Is(err, keysource.ErrNone) {
 		return nil, err
 	}
-	out, err := m.run(ctx, nil, "cryptsetup", "luksDump", "--dump-json-metadata", dev)
+	h, err := m.header(ctx, dev)
 	if err != nil {
 		return nil, err
 	}
-	var h struct {
-		Keyslots map[string]struct {
-			KeySize int `json:"key_size"`
-			KDF     struct {
-				Type string `json:"type"`
-			} `json:"kdf"`
-		} `json:"keyslots"`
-	}
-	if err := json.Unmarshal([]byte(out), &h); err != nil {
-		return nil, fmt.Errorf("cryptsetup luksDump: %w", err)
+	if h.busy() {
+		share := h.progress(m.size(ctx, dev))
+		s.Reencrypting = &share
 	}
 	for id, slot := range h.Keyslots {
 		k := KeySlot{Slot: id, Use: "not ward's", KDF: slot.KDF.Type, Bits: slot.KeySize * 8}
 		switch {
+		case slot.Type == "reencrypt":
+			k.Use = "plan of the reencryption"
+		case h.busy() && slot.KDF.Type == "pbkdf2":
+			k.Use = "key file, of one of the two volume keys"
 		case record != nil && record.Done && record.Slot == id:
 			k.Use = "recovery key"
 		case key != nil && slot.KDF.Type == "pbkdf2":
@@ -115,6 +114,16 @@ func (m *Machine) KeyStatus(ctx context.Context, name string) (*KeyStatus, error
 	}
 	slices.SortFunc(s.Slots, func(a, b KeySlot) int { return strings.Compare(a.Slot, b.Slot) })
 	return s, nil
+}
+
+// size is how many bytes a block device has, 0 if that cannot be told.
+func (m *Machine) size(ctx context.Context, dev string) int64 {
+	out, err := m.run(ctx, nil, "blockdev", "--getsize64", dev)
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseInt(strings.TrimSpace(out), 10, 64)
+	return n
 }
 
 // opens tells whether a key fits a slot; slot "" is any.
@@ -145,6 +154,9 @@ func (m *Machine) AddRecovery(ctx context.Context, name string) error {
 		return err
 	}
 	defer unlock()
+	if err := m.settled(name); err != nil {
+		return err
+	}
 	old, err := m.escrowRecord(name)
 	if err != nil {
 		return err
@@ -182,6 +194,11 @@ func (m *Machine) Rotate(ctx context.Context, name, newKey string, out io.Writer
 		return err
 	}
 	defer unlock()
+	if busy, err := m.reencryption(name); err != nil {
+		return err
+	} else if busy != nil {
+		return m.settled(name)
+	}
 	dev, err := m.luksDevice(pin.LUKSUUID)
 	if err != nil {
 		return err
@@ -302,163 +319,4 @@ func readKeyFile(name string) (*keysource.Key, error) {
 		return nil, errHint(fmt.Errorf("%s: %w", name, err), "make a key with `ward key new`")
 	}
 	return k, nil
-}
-
-// Certificate says that a volume was destroyed, for 45 CFR 164.310(d)(2)(i).
-type Certificate struct {
-	Version  int       `json:"version"`
-	Machine  string    `json:"machine_id"`
-	Host     string    `json:"host"`
-	Volume   string    `json:"volume"`
-	LUKSUUID string    `json:"luks_uuid"`
-	Serial   string    `json:"disk_serial"`
-	Started  time.Time `json:"started"`
-	Ended    time.Time `json:"ended"`
-	Slots    []string  `json:"slots_destroyed"`
-	Proof    []string  `json:"proof"` // what was tried afterwards, and how it ended
-	Tool     string    `json:"tool"`
-}
-
-// Erase destroys a volume for good: its key slots and both headers, then the
-// partition is discarded, and it is proved that the key opens nothing. confirm
-// must be the serial number of the volume's disk.
-func (m *Machine) Erase(ctx context.Context, name, confirm string) (*Certificate, error) {
-	v, pin, err := m.volumeNamed(name)
-	if err != nil {
-		return nil, err
-	}
-	unlock, err := m.lock()
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	dev, err := m.luksDevice(pin.LUKSUUID)
-	if err != nil {
-		return nil, err
-	}
-	part, err := resolve(dev)
-	if err != nil {
-		return nil, err
-	}
-	serial, err := m.serial(ctx, part)
-	if err != nil {
-		return nil, err
-	}
-	if serial != confirm {
-		return nil, errHint(fmt.Errorf("--confirm is not the serial number of the disk with volume %s; nothing was changed", name),
-			"`lsblk -o NAME,SERIAL` shows it; write it as it is")
-	}
-	c := &Certificate{Version: 1, Machine: m.appID(), Host: m.line("etc/hostname"), Volume: name, LUKSUUID: pin.LUKSUUID, Serial: serial,
-		Started: m.now().UTC(), Tool: m.facts.Image.Tool}
-	if c.Slots, err = m.slots(ctx, dev); err != nil {
-		return nil, err
-	}
-	key, _, err := m.key(ctx, m.facts.Image.Init.Sources, v)
-	if err != nil && !errors.Is(err, keysource.ErrNone) {
-		return nil, err
-	}
-	defer key.Wipe()
-	m.log.Warn("erasing a volume", "volume", name, "luks_uuid", pin.LUKSUUID, "serial", serial)
-	if on, err := m.mounted(ctx, v.Mount); err != nil {
-		return nil, err
-	} else if on {
-		if _, err := m.run(ctx, nil, "systemctl", "stop", unitName(v.Mount, "mount")); err != nil {
-			return nil, errHint(err, "stop what uses %s, see `fuser -vm %s`; nothing was destroyed yet", v.Mount, v.Mount)
-		}
-	}
-	if m.mapped(name) {
-		if _, err := m.run(ctx, nil, "systemctl", "stop", "systemd-cryptsetup@"+escapeUnit(name)+".service"); err != nil {
-			return nil, err
-		}
-	}
-	if m.mapped(name) {
-		if _, err := m.run(ctx, nil, "cryptsetup", "close", name); err != nil {
-			return nil, err
-		}
-	}
-	// All key slots, without asking for any key: cryptsetup-erase(8).
-	if _, err := m.run(ctx, nil, "cryptsetup", "erase", "--batch-mode", part); err != nil {
-		return nil, err
-	}
-	if key != nil {
-		ok, err := m.opens(ctx, part, "", key.Bytes())
-		if ok {
-			return nil, errors.New("the key file still opens the volume after its slots were erased")
-		}
-		// Without any slot cryptsetup answers with an error other than "no permission".
-		c.Proof = append(c.Proof, fmt.Sprintf("the key file, tried after the slots were erased, is refused (%v)", errOr(err, "no slot fits")))
-	}
-	left, err := m.slots(ctx, part)
-	if err != nil {
-		return nil, err
-	}
-	if len(left) > 0 {
-		return nil, fmt.Errorf("key slots %v are left", left)
-	}
-	c.Proof = append(c.Proof, "the header lists no key slot, so no recovery key opens it either")
-	// 16 MiB header and slots of LUKS2, and a discard of all the rest where the disk can.
-	if _, err := m.run(ctx, nil, "dd", "if=/dev/urandom", "of="+part, "bs=1M", "count=32", "conv=fsync", "status=none"); err != nil {
-		return nil, err
-	}
-	if _, err := m.run(ctx, nil, "blkdiscard", "--force", part); err != nil {
-		c.Proof = append(c.Proof, "the disk does not discard; the header was overwritten with random bytes")
-	} else {
-		c.Proof = append(c.Proof, "the partition was overwritten at its beginning and discarded")
-	}
-	tags, err := m.probe(ctx, part)
-	if err != nil {
-		return nil, err
-	}
-	if tags["TYPE"] != "" {
-		return nil, fmt.Errorf("%s is still recognised as %s", part, tags["TYPE"])
-	}
-	c.Proof = append(c.Proof, "blkid recognises nothing on the partition")
-	if err := m.forgetVolume(name); err != nil {
-		return nil, err
-	}
-	c.Ended = m.now().UTC()
-	if err := writeJSON(m.root, path.Join(StateDir, "erased-"+pin.LUKSUUID+".json"), c, 0o600); err != nil {
-		return nil, err
-	}
-	m.log.Warn("a volume is erased", "volume", name, "luks_uuid", pin.LUKSUUID, "serial", serial, "proof", strings.Join(c.Proof, "; "))
-	return c, nil
-}
-
-func errOr(err error, otherwise string) string {
-	if err != nil {
-		return firstLine(err.Error())
-	}
-	return otherwise
-}
-
-// forgetVolume takes a destroyed volume out of the pins.
-func (m *Machine) forgetVolume(name string) error {
-	pins, err := m.pins()
-	if err != nil {
-		return err
-	}
-	pins.Volumes = slices.DeleteFunc(pins.Volumes, func(p handoff.Pin) bool { return p.Name == name })
-	return writeJSON(m.root, clean(handoff.PinsPath), pins, 0o600)
-}
-
-// serial is the serial number of the disk that a partition is on. A virtual
-// disk may have none; then the partition's UUID stands for it.
-func (m *Machine) serial(ctx context.Context, part string) (string, error) {
-	out, err := m.run(ctx, nil, "lsblk", "--noheadings", "--inverse", "--nodeps", "--output", "SERIAL", part)
-	if err == nil && strings.TrimSpace(out) == "" {
-		if out, err = m.run(ctx, nil, "lsblk", "--noheadings", "--nodeps", "--output", "PKNAME", part); err == nil {
-			out, err = m.run(ctx, nil, "lsblk", "--noheadings", "--nodeps", "--output", "SERIAL", "/dev/"+strings.TrimSpace(out))
-		}
-	}
-	if err != nil {
-		return "", err
-	}
-	if s := strings.TrimSpace(out); s != "" {
-		return s, nil
-	}
-	tags, err := m.probe(ctx, part)
-	if err == nil && tags["PART_ENTRY_UUID"] == "" {
-		err = fmt.Errorf("%s has neither a serial number nor a partition UUID", part)
-	}
-	return tags["PART_ENTRY_UUID"], err
 }

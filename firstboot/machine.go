@@ -2,8 +2,6 @@ package firstboot
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -147,10 +145,3 @@ func (m *Machine) Release() distro.Release { return m.facts.Release }
 
 // Profile is what must hold here.
 func (m *Machine) Profile() *profiles.Profile { return &m.facts.Profile }
-
-// Announce tells the log, and with it the log server, that a document exists and
-// what its digest is.
-func (m *Machine) Announce(what, file string, content []byte) {
-	sum := sha256.Sum256(content)
-	m.log.Info(what, "file", file, "sha256", hex.EncodeToString(sum[:]))
-}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -19,6 +20,14 @@ type RunFunc func(ctx context.Context, stdin []byte, argv ...string) (stdout str
 // runLimit ends a program that waits for something that never comes.
 const runLimit = 10 * time.Minute
 
+// unlimited lets a program that works for hours come to its end, and asks it to
+// stop instead of killing it.
+func unlimited(ctx context.Context) context.Context {
+	return context.WithValue(ctx, unlimitedKey{}, true)
+}
+
+type unlimitedKey struct{}
+
 // errNoProgram is in the error of a program that is not installed.
 var errNoProgram = exec.ErrNotFound
 
@@ -26,11 +35,20 @@ var errNoProgram = exec.ErrNotFound
 // secret may ever be an argument; what a program reads from stdin is not logged.
 func hostRun(log *slog.Logger) RunFunc {
 	return func(ctx context.Context, stdin []byte, argv ...string) (string, error) {
-		ctx, cancel := context.WithTimeout(ctx, runLimit)
-		defer cancel()
+		long := ctx.Value(unlimitedKey{}) != nil
+		if !long {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, runLimit)
+			defer cancel()
+		}
 		start := time.Now()
 		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 		cmd.WaitDelay = 5 * time.Second
+		if long {
+			// It comes to a safe end by itself when it is asked to.
+			cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+			cmd.WaitDelay = 2 * time.Minute
+		}
 		var out, errs bytes.Buffer
 		cmd.Stdin = bytes.NewReader(stdin)
 		cmd.Stdout, cmd.Stderr = &limited{&out, 32 << 20}, &limited{&errs, 1 << 20}

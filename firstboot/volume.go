@@ -140,6 +140,12 @@ func (m *Machine) prepareVolume(ctx context.Context, v handoff.Volume, r handoff
 				", run `systemctl restart ward-apply`, and restore the backup"}
 	case r.State == handoff.StateBlank:
 		return m.format(ctx, v, r, nil)
+	case r.State == handoff.StateRefused && pinned:
+		if again, err := m.reencryption(v.Name); err != nil {
+			return err
+		} else if again != nil {
+			return m.reopen(ctx, v, r.PartUUID, again)
+		}
 	}
 	return &absent{fmt.Sprintf("%s: %s", r.State, r.Reason), hintFor(r.State)}
 }

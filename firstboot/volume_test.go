@@ -38,6 +38,9 @@ type bench struct {
 	fail   string // the first program whose argv has this in it fails, once
 	key    []byte
 	noKey  bool
+	power  bool      // programs run until the power is cut
+	until  time.Time // when it is cut
+	dead   bool      // it was cut
 }
 
 func newBench(t *testing.T) *bench {
@@ -82,7 +85,15 @@ func newBench(t *testing.T) *bench {
 			return "", errors.New("power cut")
 		}
 		mapper := filepath.Join(dir, "dev/mapper/phi-data")
+		if b.dead {
+			return "", errors.New("power cut")
+		}
+		if b.power {
+			return b.powered(ctx, stdin, argv)
+		}
 		switch {
+		case strings.HasPrefix(line, "cryptsetup reencrypt"):
+			return real(ctx, stdin, offline(argv)...)
 		case strings.HasPrefix(line, "cryptsetup luks"), strings.HasPrefix(line, "cryptsetup open --test-passphrase"), strings.HasPrefix(line, "cryptsetup erase"):
 			out, err := real(ctx, stdin, argv...)
 			if b.after != "" && strings.Contains(line, b.after) {

@@ -87,7 +87,21 @@ func (b *Backup) Run(ctx context.Context, paths ...string) (*State, error) {
 	return state, errors.Join(err, WriteJSON(b.c.StateFile, state))
 }
 
+// Keep copies paths into the repository under a tag of their own, apart from the
+// nightly copies and from what is known of them, and returns the snapshot.
+func (b *Backup) Keep(ctx context.Context, tag string, paths ...string) (snapshot string, err error) {
+	sum, err := b.copyAs(ctx, tag, paths)
+	if err != nil {
+		return "", err
+	}
+	return sum.Snapshot, nil
+}
+
 func (b *Backup) copy(ctx context.Context, paths []string) (*summary, error) {
+	return b.copyAs(ctx, b.c.Tag, paths)
+}
+
+func (b *Backup) copyAs(ctx context.Context, tag string, paths []string) (*summary, error) {
 	for _, p := range paths {
 		if _, err := os.Stat(p); err != nil {
 			return nil, fmt.Errorf("nothing to back up: %w", err)
@@ -96,7 +110,7 @@ func (b *Backup) copy(ctx context.Context, paths []string) (*summary, error) {
 	if err := b.Init(ctx); err != nil {
 		return nil, err
 	}
-	args := []string{"backup", "--json", "--tag", b.c.Tag, "--host", b.c.Host, "--exclude", "**/.ward-*", "--exclude-caches"}
+	args := []string{"backup", "--json", "--tag", tag, "--host", b.c.Host, "--exclude", "**/.ward-*", "--exclude-caches"}
 	for _, e := range b.c.Repository.Exclude {
 		args = append(args, "--exclude", e)
 	}

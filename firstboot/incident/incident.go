@@ -38,6 +38,7 @@ const noticeDays = 60
 const (
 	itemTime  = 2 * time.Minute
 	itemBytes = 64 << 20
+	copyTime  = 10 * time.Minute
 	hashBytes = 256 << 20 // a program larger than this is named and not hashed
 )
 
@@ -55,6 +56,12 @@ type Options struct {
 	PHI        []string
 	Now        func() time.Time
 	Log        *slog.Logger
+
+	// Sign writes FILE.sig; Send puts a document onto the log server; Copy brings
+	// files to the backup server and says where they lie there. Each may be nil.
+	Sign func(ctx context.Context, file string) error
+	Send func(what, file string, content []byte) error
+	Copy func(ctx context.Context, files ...string) (where string, err error)
 }
 
 // Record is the chain of custody.
@@ -69,7 +76,7 @@ type Record struct {
 	Folder     string    `json:"folder"`
 	Items      []Item    `json:"items"`
 	Missing    []Missing `json:"missing"` // what could not be collected, and why
-	Custody    []Custody `json:"custody"` // everybody who had it; filled in by hand from here on
+	Custody    []Custody `json:"custody"` // who had it; custody.jsonl goes on with it
 }
 
 // Item is one thing collected.
@@ -100,6 +107,7 @@ type Result struct {
 	Folder  string
 	Archive string
 	SHA256  string // of the archive
+	Copy    string // where its copy lies; empty: there is none, and Record.Missing says why
 	Record  Record
 }
 
@@ -188,31 +196,107 @@ func Collect(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.keep("record.json", "chain of custody", "wardctl incident", append(record, '\n'))
+	record = append(record, '\n')
+	c.recorded = len(r.Record.Missing)
+	c.keep("record.json", "chain of custody", "wardctl incident", record)
 	var sums strings.Builder
 	for _, i := range r.Record.Items {
 		fmt.Fprintf(&sums, "%s  %s\n", i.SHA256, i.File)
 	}
-	if err := writeNew(filepath.Join(r.Folder, "SHA256SUMS"), []byte(sums.String())); err != nil {
+	manifest := filepath.Join(r.Folder, "SHA256SUMS")
+	if err := writeNew(manifest, []byte(sums.String())); err != nil {
 		return nil, err
 	}
+	c.sign(ctx, manifest)
 	if err := r.seal(o); err != nil {
 		return nil, fmt.Errorf("archive: %w", err)
 	}
-	// Nobody changes it afterwards by accident; append-only lets the record of
-	// custody grow. A file system without the attribute is no reason to fail.
-	if _, err := o.Run(ctx, "chattr", "-R", "+a", r.Folder); err != nil {
-		o.Log.Warn("incident folder is not append-only", "err", err)
-	}
+	c.sign(ctx, r.Archive+".sha256")
 	o.Log.Error("incident preserved", "reason", o.Reason, "by", o.By, "folder", r.Folder, "archive_sha256", r.SHA256, "notice_by", r.Record.NoticeBy,
 		"collected", len(r.Record.Items), "missing", len(r.Record.Missing))
-	return r, nil
+	c.away(ctx, r, record)
+	return r, c.close(ctx, r)
+}
+
+// sign has a file signed; evidence without a signature is still evidence.
+func (c *collection) sign(ctx context.Context, file string) {
+	if c.Sign == nil {
+		c.missing("signature of "+filepath.Base(file), errors.New("there is no key to sign with"))
+		return
+	}
+	if err := c.Sign(ctx, file); err != nil {
+		c.missing("signature of "+filepath.Base(file), err)
+	}
+}
+
+// away brings the record to the log server and the archive to the backup server,
+// out of reach of whoever has taken the machine over.
+func (c *collection) away(ctx context.Context, r *Result, record []byte) {
+	if c.Send != nil {
+		if err := c.Send("incident record", filepath.Base(r.Folder)+".json", record); err != nil {
+			c.missing("record on the log server", err)
+		}
+	}
+	if c.Copy == nil {
+		c.missing("copy on the backup server", errors.New("this machine has none"))
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, copyTime)
+	defer cancel()
+	files := []string{r.Archive, r.Archive + ".sha256"}
+	if _, err := os.Stat(r.Archive + ".sha256.sig"); err == nil {
+		files = append(files, r.Archive+".sha256.sig")
+	}
+	where, err := c.Copy(ctx, files...)
+	if err != nil {
+		c.missing("copy on the backup server", err)
+		return
+	}
+	r.Copy = where
+	c.record.Custody = append(c.record.Custody, Custody{c.Now().UTC().Truncate(time.Second), c.By, "copied the archive to " + where})
+}
+
+// custodyFile grows from here on: one line of JSON for each who had the evidence.
+const custodyFile = "custody.jsonl"
+
+// close writes who had the evidence so far and lets nobody change it afterwards:
+// append-only lets that record grow and nothing else. A file system without the
+// attributes is no reason to fail.
+func (c *collection) close(ctx context.Context, r *Result) error {
+	var b bytes.Buffer
+	for _, x := range c.record.Missing[c.recorded:] {
+		c.record.Custody = append(c.record.Custody, Custody{c.Now().UTC().Truncate(time.Second), c.By, "could not make the " + x.What + ": " + x.Why})
+	}
+	for _, h := range c.record.Custody {
+		line, err := json.Marshal(h)
+		if err != nil {
+			return err
+		}
+		b.Write(append(line, '\n'))
+	}
+	f, err := os.OpenFile(filepath.Join(r.Folder, custodyFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b.Bytes())
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	for _, argv := range [][]string{{"chattr", "-R", "+a", r.Folder}, {"chattr", "+i", r.Archive, r.Archive + ".sha256"}} {
+		if _, err := c.Run(ctx, argv...); err != nil {
+			c.Log.Warn("the incident is not protected against change", "err", err)
+		}
+	}
+	return nil
 }
 
 type collection struct {
 	Options
 	folder string
 	record *Record
+	// recorded is how many of what is missing record.json names; the rest is in the
+	// record of custody.
+	recorded int
 }
 
 func (c *collection) missing(what string, err error) {

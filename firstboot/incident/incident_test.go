@@ -40,6 +40,19 @@ func options(t *testing.T) Options {
 
 func TestCollect(t *testing.T) {
 	o := options(t)
+	var sent []byte
+	var copied []string
+	o.Sign = func(_ context.Context, file string) error {
+		return os.WriteFile(file+".sig", []byte("signature"), 0o600)
+	}
+	o.Send = func(what, file string, content []byte) error {
+		if what != "incident record" || file != "20261123T120000Z.json" {
+			t.Errorf("Send(%q, %q)", what, file)
+		}
+		sent = content
+		return nil
+	}
+	o.Copy = func(_ context.Context, files ...string) (string, error) { copied = files; return "snapshot 1234", nil }
 	r, err := Collect(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -73,6 +86,19 @@ func TestCollect(t *testing.T) {
 	out, err := exec.Command("sh", "-c", "cd '"+r.Folder+"' && sha256sum --check --quiet SHA256SUMS && cd .. && sha256sum --check --quiet *.tar.gz.sha256").CombinedOutput()
 	if err != nil {
 		t.Errorf("sha256sum: %v: %s", err, out)
+	}
+	if record, err := os.ReadFile(filepath.Join(r.Folder, "record.json")); err != nil || string(record) != string(sent) {
+		t.Errorf("the log server got another record than the folder has: %v", err)
+	}
+	if strings.Join(copied, " ") != r.Archive+" "+r.Archive+".sha256 "+r.Archive+".sha256.sig" {
+		t.Errorf("copied %q, want archive, digest and signature", copied)
+	}
+	custody, err := os.ReadFile(filepath.Join(r.Folder, "custody.jsonl"))
+	if err != nil || strings.Count(string(custody), "\n") != 2 || !strings.Contains(string(custody), `"who":"alice","did":"copied the archive to snapshot 1234"`) {
+		t.Errorf("custody: %v, %s", err, custody)
+	}
+	if sig, err := os.ReadFile(filepath.Join(r.Folder, "SHA256SUMS.sig")); err != nil || string(sig) != "signature" {
+		t.Errorf("signature: %v, %q", err, sig)
 	}
 	programs, _ := os.ReadFile(filepath.Join(r.Folder, "programs.txt"))
 	self, _ := os.Executable()
@@ -173,5 +199,29 @@ func TestNamesOnlyOnRequest(t *testing.T) {
 		if asked != names {
 			t.Errorf("names %v: asked for names: %v", names, asked)
 		}
+	}
+}
+
+// A backup server that is away, or a key that is not there, stops nothing and is
+// written down where it can be found.
+func TestAwayFails(t *testing.T) {
+	o := options(t)
+	o.Sign = func(context.Context, string) error { return errors.New("no such key") }
+	o.Copy = func(context.Context, ...string) (string, error) { return "", errors.New("connection refused") }
+	r, err := Collect(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	custody, err := os.ReadFile(filepath.Join(r.Folder, "custody.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"could not make the copy on the backup server: connection refused", "could not make the signature of SHA256SUMS: no such key"} {
+		if !strings.Contains(string(custody), want) {
+			t.Errorf("custody does not say %q: %s", want, custody)
+		}
+	}
+	if r.Copy != "" {
+		t.Errorf("Copy = %q, want none", r.Copy)
 	}
 }

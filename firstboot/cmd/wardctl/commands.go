@@ -47,6 +47,7 @@ holds, and helps to operate it.`,
 			return usage{errors.New("a command is missing")}
 		},
 	}
+	root.CompletionOptions.DisableDefaultCmd = true // completionCommand makes them
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.PersistentFlags().BoolVar(&debug, "debug", false, "log every program that is run")
@@ -58,11 +59,11 @@ holds, and helps to operate it.`,
 		if debug {
 			level = slog.LevelDebug
 		}
-		return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: withoutTime}))
+		return logger(stderr, level)
 	}
 	open := func() (*firstboot.Machine, error) { return firstboot.Open("/", log()) }
 	root.AddCommand(applyCommand(open), verifyCommand(open), statusCommand(open), initramfsCommand(open), doctorCommand(open), unlockCommand(open),
-		keyCommand(open), eraseCommand(open), incidentCommand(open, log), riskCommand(open))
+		keyCommand(open), reencryptCommand(open), eraseCommand(open), incidentCommand(open, log), riskCommand(open), manCommand(), completionCommand())
 	root.AddCommand(accessCommands(open)...)
 	root.AddCommand(backupCommands(open)...)
 	for _, c := range root.Commands() {
@@ -87,14 +88,6 @@ func wrapArgs(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		wrapArgs(sub)
 	}
-}
-
-// withoutTime leaves the time to the journal.
-func withoutTime(groups []string, a slog.Attr) slog.Attr {
-	if len(groups) == 0 && a.Key == slog.TimeKey {
-		return slog.Attr{}
-	}
-	return a
 }
 
 // targetOf gives commands that live in packages of their own the machine to work on.

@@ -166,35 +166,3 @@ source) must have the new file.`,
 	c.AddCommand(status, rotate, add)
 	return c
 }
-
-func eraseCommand(open opener) *cobra.Command {
-	var volume, confirm string
-	c := &cobra.Command{
-		Use:   "erase --volume NAME --confirm SERIAL",
-		Short: "destroy a volume for good, with a certificate",
-		Long: `erase destroys all key slots and both headers of the volume, discards the
-partition, proves that the key no longer opens it, and writes a certificate of
-destruction. Nothing brings the data back. SERIAL is the serial number of the
-volume's disk, as lsblk shows it; for a disk without one, the partition's UUID.`,
-		RunE: func(c *cobra.Command, _ []string) error {
-			if volume == "" || confirm == "" {
-				return usage{errors.New("--volume and --confirm are both needed")}
-			}
-			m, err := open()
-			if err != nil {
-				return err
-			}
-			defer m.Close()
-			certificate, err := m.Erase(c.Context(), volume, confirm)
-			if err != nil {
-				return err
-			}
-			e := json.NewEncoder(c.OutOrStdout())
-			e.SetIndent("", "  ")
-			return e.Encode(certificate)
-		},
-	}
-	c.Flags().StringVar(&volume, "volume", "", "`NAME` of the volume")
-	c.Flags().StringVar(&confirm, "confirm", "", "`SERIAL` number of its disk")
-	return c
-}

@@ -22,9 +22,11 @@ func riskCommand(open opener) *cobra.Command {
 		Use:   "risk-report",
 		Short: "write the snapshot that a risk analysis starts from",
 		Long: `risk-report writes what the machine is, who can get in, what protects it, what is
-open and what is pending, as a page for people and as JSON, and signs the JSON
-with the machine's SSH host key. Verify it with
+open and what is pending, as a page for people and as JSON, signs the JSON with the
+machine's SSH host key and sends it to the log server. ward-risk.timer does it
+weekly; the snapshots are kept, six years by policy. Verify one with
   ssh-keygen -Y verify -f ALLOWED -I HOST -n ward-risk -s FILE.json.sig < FILE.json`,
+		Example: "  wardctl risk-report",
 		RunE: func(c *cobra.Command, _ []string) error {
 			m, err := open()
 			if err != nil {
@@ -53,10 +55,12 @@ with the machine's SSH host key. Verify it with
 					return err
 				}
 			}
-			if _, err := m.Run(c.Context(), "ssh-keygen", "-q", "-Y", "sign", "-n", "ward-risk", "-f", "/etc/ssh/ssh_host_ed25519_key", name+".json"); err != nil {
-				return fmt.Errorf("sign %s.json: %w", name, err)
+			if err := m.Sign(c.Context(), "ward-risk", name+".json"); err != nil {
+				return err
 			}
-			m.Announce("risk snapshot", name+".json", append(b, '\n'))
+			if err := m.Send("risk snapshot", name+".json", append(b, '\n')); err != nil {
+				return fmt.Errorf("send %s.json: %w", name, err)
+			}
 			out := c.OutOrStdout()
 			fmt.Fprintf(out, "%s.html\n%s.json\n%s.json.sig\n", name, name, name)
 			for _, missing := range s.Missing {
