@@ -15,7 +15,11 @@ export PATH := $(PATH):/usr/sbin:/sbin
 TOOLS := mmdebstrap:mmdebstrap qemu-img:qemu-utils mke2fs:e2fsprogs mkfs.vfat:dosfstools mcopy:mtools unshare:util-linux \
 	newuidmap:uidmap tar:tar cryptsetup:cryptsetup-bin /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
 TEST_TOOLS := qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf sgdisk:gdisk sfdisk:fdisk objcopy:binutils swtpm:swtpm \
-	/usr/libexec/tangd:tang clevis-luks-bind:clevis-luks swtpm_setup:swtpm-tools ssh-keygen:openssh-client zstd:zstd cpio:cpio systemd-analyze:systemd ip:iproute2 /usr/lib/systemd/boot/efi/linuxx64.efi.stub:systemd-boot-efi
+	/usr/libexec/tangd:tang clevis-luks-bind:clevis-luks swtpm_setup:swtpm-tools ssh-keygen:openssh-client zstd:zstd cpio:cpio systemd-analyze:systemd ip:iproute2 \
+	man:man-db /usr/lib/systemd/boot/efi/linuxx64.efi.stub:systemd-boot-efi
+
+# What the tests of make qemu need beside: the browser that opens the reports.
+QEMU_TOOLS := chromium:chromium
 
 .DEFAULT_GOAL := help
 
@@ -61,11 +65,19 @@ test: image ## unit tests, then the main end-to-end tests in QEMU; a skip is a f
 
 .PHONY: qemu
 qemu: image ## end-to-end tests in QEMU whose names match RUN
+	@.ci/tools $(QEMU_TOOLS)
 	QEMU_TESTS=require WARD_IMAGE_DIR=$(abspath out/debian-12) $(GO) test -count=1 -p 1 -timeout 150m -v -run '$(RUN)' ./qemu-tests/...
 
 .PHONY: qemu-power
 qemu-power: image ## cut the power of CUTS first boots (30) at random instants
 	QEMU_TESTS=require WARD_IMAGE_DIR=$(abspath out/debian-12) WARD_POWER_CUTS=$(or $(CUTS),30) $(GO) test -count=1 -timeout 12h -v -run PowerCut ./qemu-tests
+
+.PHONY: docs
+docs: build ## write manual pages and shell completions of both commands into .bin/share
+	@mkdir -p .bin/share/man/man1 .bin/share/man/man8 .bin/share/completions
+	.bin/ward man .bin/share/man/man1
+	.bin/wardctl man .bin/share/man/man8
+	@for p in ward wardctl; do for s in bash zsh fish; do .bin/$$p completion $$s > .bin/share/completions/$$p.$$s || exit 1; done; done
 
 .PHONY: bench-initramfs
 bench-initramfs: image ## boot ward's initramfs beside initramfs-tools' and dracut's: time, size, memory
