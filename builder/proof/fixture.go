@@ -110,7 +110,7 @@ func NewFixture(ctx context.Context, dir string, image *Image, log *slog.Logger)
 		{&f.Clerk, "proof-clerk", "Carl Proof", []string{group}, false},
 		{&f.Outsider, "proof-outsider", "Oda Proof", nil, false},
 	} {
-		if *p.person, err = newPerson(p.name); err != nil {
+		if *p.person, err = NewPerson(p.name); err != nil {
 			return nil, err
 		}
 		hash, err := hashPassword(p.person.Password)
@@ -152,7 +152,8 @@ func (f *Fixture) Close() error {
 	return f.Lab.Close()
 }
 
-func newPerson(name string) (Person, error) {
+// NewPerson makes somebody with a key and a password.
+func NewPerson(name string) (Person, error) {
 	signer, err := newSigner()
 	if err != nil {
 		return Person{}, err
