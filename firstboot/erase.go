@@ -217,7 +217,7 @@ func (m *Machine) overwrite(ctx context.Context, c *Certificate, part string) er
 	if err != nil {
 		return err
 	}
-	if _, err := m.run(ctx, nil, "dd", "if=/dev/urandom", "of="+part, "bs=1M", "count=32", "conv=fsync", "status=none"); err != nil {
+	if _, err := m.run(ctx, nil, "dd", "if=/dev/urandom", "of="+part, "bs=1M", "count=32", "conv=fsync,notrunc", "status=none"); err != nil {
 		return err
 	}
 	after, err := readHead(part)

@@ -6,6 +6,7 @@ import (
 	"crypto/aes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -201,9 +202,6 @@ func TestReencryptPowerCuts(t *testing.T) {
 					t.Errorf("cut %d: %v", n, err)
 				}
 			}
-			if !b.fits(b.key) {
-				t.Fatalf("cut %d: the key file does not open the volume", n)
-			}
 			// The next boot. Init refuses the header while it names two keys, and a volume
 			// whose key is not that of the pin.
 			h, err := b.header(t.Context(), b.part)
@@ -228,7 +226,10 @@ func TestReencryptPowerCuts(t *testing.T) {
 				}
 			}
 			if st, err := b.prepare(); err != nil || !st.Ready || !b.mapped("phi-data") {
-				t.Errorf("cut %d: the next boot: %+v, %v", n, st, err)
+				t.Fatalf("cut %d: the next boot: %+v, %v", n, st, err)
+			}
+			if !b.fits(b.key) {
+				t.Fatalf("cut %d: the key file does not open the volume", n)
 			}
 			if err := reencrypt(); err != nil {
 				t.Errorf("cut %d, then: %v", n, err)
@@ -303,4 +304,108 @@ func (b *bench) plain() (digest string, volumeKey []byte) {
 		b.t.Fatal("the volume has no data")
 	}
 	return hex.EncodeToString(h.Sum(nil)), volumeKey
+}
+
+// TestReencryptCutWhileCleaningUp makes the header that a power cut leaves while
+// cryptsetup destroys the old key slots, after the last block. cryptsetup itself
+// neither opens it nor goes on.
+func TestReencryptCutWhileCleaningUp(t *testing.T) {
+	for _, wiped := range []int{1, 2} { // how many of the two old slots are destroyed
+		b, _ := formatted(t)
+		if err := b.sealRecoveryKeys(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		before, _ := b.plain()
+		if err := b.BeginReencryption(t.Context(), "phi-data"); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(b.dir, "key")
+		if err := os.WriteFile(file, b.key, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.tool("cryptsetup", "reencrypt", "--batch-mode", "--init-only", "--force-offline-reencrypt", "--key-file", file, "--key-slot", "0", "--key-size", "512", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", b.part)
+		f, err := os.OpenFile(b.part, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		head := make([]byte, headerBytes)
+		if _, err := f.ReadAt(head, 0); err != nil {
+			t.Fatal(err)
+		}
+		b.tool("cryptsetup", "reencrypt", "--batch-mode", "--resume-only", "--force-offline-reencrypt", "--key-file", file, b.part)
+		// All data has the new key; the header is from before, but for the digests.
+		if _, err := f.WriteAt(head, 0); err != nil {
+			t.Fatal(err)
+		}
+		from, err := latestLUKS2(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var doc map[string]any
+		if err := json.Unmarshal(bytes.TrimRight(from.text, "\x00"), &doc); err != nil {
+			t.Fatal(err)
+		}
+		digests := doc["digests"].(map[string]any)
+		digests["0"].(map[string]any)["segments"] = []string{"1"}
+		digests["1"].(map[string]any)["segments"] = []string{"0", "2"}
+		slots := map[string]json.RawMessage{}
+		if raw, err := json.Marshal(doc["keyslots"]); err != nil || json.Unmarshal(raw, &slots) != nil {
+			t.Fatal(err)
+		}
+		gone := map[string]json.RawMessage{"0": slots["0"]}
+		if wiped == 2 {
+			gone["1"] = slots["1"]
+		}
+		if err := wipeSlots(f, gone, ""); err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := writeLUKS2(f, from, text); err != nil {
+			t.Fatal(err)
+		}
+		// The premise: cryptsetup reads this header, and is at its end with it.
+		if out, err := exec.Command("cryptsetup", "open", "--test-passphrase", "--key-file", file, b.part).CombinedOutput(); err == nil {
+			t.Log("this cryptsetup opens the volume by itself")
+		} else if !strings.Contains(string(out), "No usable keyslot") && !strings.Contains(string(out), "No key available") {
+			t.Fatalf("cryptsetup open: %v: %s", err, out)
+		}
+		b.report.State, b.report.Reason = handoff.StateRefused, "config: requirements"
+		b.reboot()
+		if st, err := b.prepare(); err != nil || !st.Ready || !b.mapped("phi-data") {
+			t.Fatalf("the next boot: %+v, %v", st, err)
+		}
+		if err := b.Reencrypt(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if after, _ := b.plain(); after != before {
+			t.Error("the data is not what it was")
+		}
+		if out, err := exec.Command("cryptsetup", "luksDump", b.part).CombinedOutput(); err != nil || strings.Contains(string(out), "Requirements:") {
+			t.Errorf("luksDump: %v: %s", err, out)
+		}
+	}
+}
+
+// A reencryption that is not at its end is not ended by ward.
+func TestFinishedRefuses(t *testing.T) {
+	const segment = `{"type":"crypt","offset":"16777216","size":"dynamic","encryption":"aes-xts-plain64"}`
+	for text, want := range map[string]string{
+		`{"segments":{"0":{"type":"crypt","size":"4096"},"1":{"type":"crypt","size":"dynamic"}},"digests":{},"keyslots":{}}`:                                                           "not all data has the new key",
+		`{"segments":{"0":` + segment + `,"2":{"size":"dynamic","flags":["backup-final"]}},"digests":{"0":{"segments":["0","1"],"keyslots":["0"]}},"keyslots":{"0":{"type":"luks2"}}}`: "no data has the new key yet",
+		`{"segments":{"0":` + segment + `},"digests":{"0":{"segments":["0"],"keyslots":["0","1"]}},"keyslots":{"0":{"type":"luks2"}}}`:                                                 "want one",
+		`{"segments":{"0":` + segment + `},"digests":{},"keyslots":{}}`:                                                                                                                "no digest belongs to the data",
+	} {
+		var o luksObjects
+		var h luksMetadata
+		if err := errors.Join(json.Unmarshal([]byte(text), &o), json.Unmarshal([]byte(text), &h)); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := o.finished(&h); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("finished(%s) = %v, want an error that says %s", text, err, want)
+		}
+	}
 }

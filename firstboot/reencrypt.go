@@ -157,6 +157,9 @@ func (m *Machine) reencrypt(ctx context.Context, v handoff.Volume, r *reencrypti
 		return errHint(err, "a reencryption goes on as soon as the key is there; until then the volume stays readable")
 	}
 	defer key.Wipe()
+	if _, err := m.cleanUp(ctx, dev, key); err != nil {
+		return err
+	}
 	h, err := m.header(ctx, dev)
 	if err != nil {
 		return err
@@ -284,6 +287,9 @@ func (m *Machine) reopen(ctx context.Context, v handoff.Volume, part string, r *
 	}
 	defer key.Wipe()
 	m.log.Warn("opening a volume whose reencryption was interrupted", "volume", v.Name)
+	if _, err := m.cleanUp(ctx, dev, key); err != nil {
+		return &absent{err.Error(), "nothing is lost; keep the disk as it is, and ask for help with `cryptsetup luksDump " + dev + "`"}
+	}
 	return m.openVolume(ctx, v, dev, key)
 }
 

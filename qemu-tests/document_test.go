@@ -26,7 +26,7 @@ var piece = regexp.MustCompile(`msg=document document="([^"]+)" file=(\S+) sha25
 // document puts together what a machine sent to the log server in pieces.
 func document(t *testing.T, f *proof.Fixture, what, file string) []byte {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	pieces := map[int]string{}
 	digest, total := "", 0
