@@ -290,6 +290,11 @@ func (m *Machine) reopen(ctx context.Context, v handoff.Volume, part string, r *
 	if _, err := m.cleanUp(ctx, dev, key); err != nil {
 		return &absent{err.Error(), "nothing is lost; keep the disk as it is, and ask for help with `cryptsetup luksDump " + dev + "`"}
 	}
+	// What was being written when the power went is repaired from the checksums in
+	// the header; on a header that needs no repair this changes nothing.
+	if _, err := m.run(ctx, key.Bytes(), "cryptsetup", "repair", "--batch-mode", "--key-file", "-", dev); err != nil {
+		m.log.Warn("repair of an interrupted reencryption", "volume", v.Name, "err", err) // opening tries it again
+	}
 	return m.openVolume(ctx, v, dev, key)
 }
 

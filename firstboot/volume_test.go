@@ -92,6 +92,8 @@ func newBench(t *testing.T) *bench {
 			return b.powered(ctx, stdin, argv)
 		}
 		switch {
+		case strings.HasPrefix(line, "cryptsetup repair"):
+			return real(ctx, stdin, argv...)
 		case strings.HasPrefix(line, "cryptsetup reencrypt"):
 			return real(ctx, stdin, offline(argv)...)
 		case strings.HasPrefix(line, "cryptsetup luks"), strings.HasPrefix(line, "cryptsetup open --test-passphrase"), strings.HasPrefix(line, "cryptsetup erase"):

@@ -21,12 +21,13 @@ import (
 	"ward/builder/vm"
 )
 
-var piece = regexp.MustCompile(`msg=document document="([^"]+)" file=(\S+) sha256=([0-9a-f]{64}) piece=(\d+)/(\d+) data=([A-Za-z0-9+/=]+)`)
+var piece = regexp.MustCompile(`msg=document document="([^"]+)" file=(\S+) sha256=([0-9a-f]{64}) piece=(\d+)/(\d+) data="?([A-Za-z0-9+/=]+)`)
 
 // document puts together what a machine sent to the log server in pieces.
 func document(t *testing.T, f *proof.Fixture, what, file string) []byte {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	// The log server is behind by what the machine has audited before.
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
 	defer cancel()
 	pieces := map[int]string{}
 	digest, total := "", 0
