@@ -129,30 +129,43 @@ func locked(t *testing.T, r *evidence.Report, want handoff.State) {
 // partition returns the digest of every byte of a disk's PHI partition.
 func partition(t *testing.T, disk string) string {
 	t.Helper()
-	raw := filepath.Join(t.TempDir(), "disk.raw")
-	if out, err := exec.Command("qemu-img", "convert", "-O", "raw", disk, raw).CombinedOutput(); err != nil {
+	file := raw(t, disk)
+	first, length := phiIn(t, file)
+	h := sha256.New()
+	if n, err := io.Copy(h, io.NewSectionReader(file, first, length)); err != nil || n == 0 {
+		t.Fatalf("%s: read %d bytes of the PHI partition: %v", disk, n, err)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// raw is the whole of a disk as a raw image that goes with the test.
+func raw(t *testing.T, disk string) *os.File {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "disk.raw")
+	if out, err := exec.Command("qemu-img", "convert", "-O", "raw", disk, name).CombinedOutput(); err != nil {
 		t.Fatalf("qemu-img convert %s: %v: %s", disk, err, out)
 	}
-	defer os.Remove(raw)
-	file, err := os.Open(raw)
+	defer os.Remove(name) // its bytes stay for as long as it is open
+	file, err := os.Open(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
+	t.Cleanup(func() { file.Close() })
+	return file
+}
+
+// phiIn returns where the PHI partition begins in a raw disk, and its length.
+func phiIn(t *testing.T, file *os.File) (first, length int64) {
+	t.Helper()
 	table, err := gpt.Read(file, 512, 512)
 	if err != nil {
-		t.Fatalf("%s: %v", disk, err)
+		t.Fatalf("%s: %v", file.Name(), err)
 	}
 	for _, p := range table.Partitions {
 		if strings.EqualFold(string(p.Type), handoff.PHIType) {
-			h := sha256.New()
-			first := int64(p.Start) * 512
-			if n, err := io.Copy(h, io.NewSectionReader(file, first, int64(p.End+1)*512-first)); err != nil || n == 0 {
-				t.Fatalf("%s: read %d bytes of the PHI partition: %v", disk, n, err)
-			}
-			return hex.EncodeToString(h.Sum(nil))
+			return int64(p.Start) * 512, int64(p.End-p.Start+1) * 512
 		}
 	}
-	t.Fatalf("%s has no PHI partition", disk)
-	return ""
+	t.Fatalf("%s has no PHI partition", file.Name())
+	return 0, 0
 }
