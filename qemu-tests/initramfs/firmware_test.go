@@ -9,6 +9,16 @@ import (
 	"ward/initramfs/handoff"
 )
 
+// TestEmbeddedKey has the key in the initramfs itself.
+func TestEmbeddedKey(t *testing.T) {
+	k := newKeys(t)
+	initrd := packInitramfs(t, config(handoff.Source{Type: "embedded"}), map[string][]byte{"phi-data.key": k.file})
+	s, console := boot(t, machine{initramfs: initrd, disk: disk(t, rootPart(rootFS(t, nil)), phiPart(luks(t, k)))})
+	if v := expect(t, s, console, handoff.StateOpened, ""); v.KeySource != "embedded" {
+		t.Errorf("the key came from %q, want embedded", v.KeySource)
+	}
+}
+
 // fwCfg gives a key as an entry of QEMU's firmware configuration.
 func fwCfg(t *testing.T, key []byte) []string {
 	t.Helper()
