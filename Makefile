@@ -15,7 +15,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 TOOLS := mmdebstrap:mmdebstrap qemu-img:qemu-utils mke2fs:e2fsprogs mkfs.vfat:dosfstools mcopy:mtools unshare:util-linux \
 	newuidmap:uidmap tar:tar cryptsetup:cryptsetup-bin /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
 TEST_TOOLS := qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf sgdisk:gdisk sfdisk:fdisk objcopy:binutils swtpm:swtpm \
-	/usr/libexec/tangd:tang clevis-luks-bind:clevis-luks swtpm_setup:swtpm-tools ssh-keygen:openssh-client zstd:zstd cpio:cpio systemd-analyze:systemd ip:iproute2 \
+	/usr/libexec/tangd:tang clevis-luks-bind:clevis-luks swtpm_setup:swtpm-tools ssh-keygen:openssh-client zstd:zstd cpio:cpio bsdtar:libarchive-tools systemd-analyze:systemd ip:iproute2 \
 	man:man-db /usr/lib/systemd/boot/efi/linuxx64.efi.stub:systemd-boot-efi
 
 # What the tests of make qemu need beside: the browser that opens the reports.

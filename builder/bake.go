@@ -92,6 +92,7 @@ func Bake(ctx context.Context, log *slog.Logger, s BakeSpec, note func(string)) 
 		{"boot", b.boot},
 		{"secret gate", b.gate},
 		{"times", b.times},
+		{"listing", b.list},
 		{"file system", b.filesystem},
 		{"tar", b.tar},
 	}

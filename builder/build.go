@@ -453,7 +453,7 @@ func (b *build) formats(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, name := range []string{kernelFile, initrdFile, packagesFile} {
+	for _, name := range []string{kernelFile, initrdFile, packagesFile, listingFile} {
 		if err := copyFile(filepath.Join(b.work, name), b.baked.Path(name)); err != nil {
 			return err
 		}
