@@ -184,13 +184,16 @@ func (b *bake) run(ctx context.Context, argv ...string) (string, error) {
 }
 
 // unmount takes /proc and /dev out of the tree again. The mount namespace is
-// ours alone, so a lazy unmount reaches nothing of the host.
+// ours alone, so a lazy unmount reaches nothing of the host. It takes what is
+// mounted below along; asking for that one by one (umount --recursive) fails for
+// an ordinary user, whose namespace holds the host's mounts together as one
+// (mount_namespaces(7), "Restrictions on mount namespaces").
 func (b *bake) unmount() error {
 	var faults []error
 	for len(b.mounts) > 0 {
 		at := b.mounts[len(b.mounts)-1]
 		b.mounts = b.mounts[:len(b.mounts)-1]
-		if err := command.Run(context.Background(), b.log, "umount", "--recursive", "--lazy", at); err != nil {
+		if err := command.Run(context.Background(), b.log, "umount", "--lazy", at); err != nil {
 			faults = append(faults, err)
 		}
 	}
