@@ -106,6 +106,9 @@ func Bake(ctx context.Context, log *slog.Logger, s BakeSpec, note func(string)) 
 	return nil
 }
 
+// treeChanged is said of an unpacked tree that is no longer what it was.
+const treeChanged = "was changed since it was unpacked"
+
 // bake is one run of Bake.
 type bake struct {
 	BakeSpec
@@ -133,7 +136,7 @@ func (b *bake) layer(ctx context.Context) error {
 	go func() {
 		got, err := treeDigest(ctx, lower)
 		if err == nil && got != want.Digest {
-			err = fmt.Errorf("%s was changed since it was unpacked\nhint: remove %s, the next build unpacks it again", lower, b.Unpacked)
+			err = fmt.Errorf("%s %s\nhint: remove %s, the next build unpacks it again", lower, treeChanged, b.Unpacked)
 		}
 		b.verified <- err
 	}()

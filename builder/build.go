@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -35,6 +37,7 @@ type build struct {
 	unpacked *cache.Entry
 	baked    *cache.Entry
 	work     string // unfinished output, beside the final one
+	workLock *os.File
 	result   *Manifest
 	event    Event // of the running step
 	percent  int64 // of the running downloads
@@ -111,6 +114,9 @@ func Build(ctx context.Context, o Options) (*Manifest, error) {
 	defer func() {
 		if b.work != "" {
 			os.RemoveAll(b.work)
+		}
+		if b.workLock != nil {
+			b.workLock.Close()
 		}
 	}()
 	if err := b.run(ctx, b.steps()); err != nil && !errors.Is(err, errUpToDate) {
@@ -223,34 +229,56 @@ func (b *build) hashInputs(ctx context.Context) error {
 		},
 		Binaries: map[string]string{}, Tools: map[string]string{},
 	}
-	for name, path := range map[string]string{"ward": b.Binaries.Ward, "ward-init": b.init(), "wardctl": b.Binaries.Wardctl} {
-		if b.inputs.Binaries[name], err = cache.Sum(path); err != nil {
-			return err
-		}
-	}
 	if b.EmbedKey != "" {
 		if b.inputs.EmbedKey, err = cache.Sum(b.EmbedKey); err != nil {
 			return err
 		}
 	}
-	for name, argv := range map[string][]string{"mke2fs": {"mke2fs", "-V"}, "qemu-img": {"qemu-img", "--version"}, "mkfs.vfat": {"mkfs.vfat", "--help"}} {
-		version, err := toolVersion(ctx, b.Log, argv)
-		if err != nil {
-			return err
-		}
-		b.inputs.Tools[name] = version
+	return b.hashPrograms(ctx)
+}
+
+// hashPrograms hashes our programs and asks the tools for their versions, all at
+// once: a build with nothing to do does little else.
+func (b *build) hashPrograms(ctx context.Context) error {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var faults []error
+	ask := func(into map[string]string, name string, f func() (string, error)) {
+		wg.Go(func() {
+			text, err := f()
+			mu.Lock()
+			defer mu.Unlock()
+			into[name] = text
+			if err != nil {
+				faults = append(faults, err)
+			}
+		})
 	}
-	return nil
+	for name, path := range map[string]string{"ward": b.Binaries.Ward, "ward-init": b.init(), "wardctl": b.Binaries.Wardctl} {
+		ask(b.inputs.Binaries, name, func() (string, error) { return cache.Sum(path) })
+	}
+	for name, argv := range map[string][]string{"mke2fs": {"mke2fs", "-V"}, "qemu-img": {"qemu-img", "--version"}, "mkfs.vfat": {"mkfs.vfat", "--help"}} {
+		ask(b.inputs.Tools, name, func() (string, error) { return toolVersion(ctx, b.Log, argv) })
+	}
+	wg.Wait()
+	return errors.Join(faults...)
 }
 
 // packages makes the tar of the packages, or takes it from the cache.
 func (b *build) packages(ctx context.Context) error {
+	return b.fetch(ctx, b.Update && b.Lock == nil)
+}
+
+// refetch makes the tar of the packages anew, although there is one.
+func (b *build) refetch(ctx context.Context) error { return b.fetch(ctx, true) }
+
+func (b *build) fetch(ctx context.Context, fresh bool) error {
 	in := b.inputs.Packages
 	key, err := cache.Key(in)
 	if err != nil {
 		return err
 	}
-	e, hit, err := b.cache.Get(ctx, "packages", key, b.Update && b.Lock == nil, func(ctx context.Context, dir string) error {
+	e, hit, err := b.cache.Get(ctx, "packages", key, fresh, func(ctx context.Context, dir string) error {
 		logs := filepath.Join(b.Cache, "log")
 		if err := os.MkdirAll(logs, 0o700); err != nil {
 			return err
@@ -359,15 +387,34 @@ func (b *build) init() string {
 	return b.Binaries.Init
 }
 
-// tree unpacks the packages, or takes the tree from the cache.
+// tree unpacks the packages, or takes the tree from the cache. Packages whose
+// bytes have changed are fetched again.
 func (b *build) tree(ctx context.Context) error {
+	err := b.unpackTree(ctx, false)
+	if !errors.Is(err, errDamaged) {
+		return err
+	}
+	b.Log.Warn("cached packages are damaged and are made again", "why", err)
+	event := b.event
+	if err := b.refetch(ctx); err != nil {
+		return err
+	}
+	b.event = event
+	return b.unpackTree(ctx, false)
+}
+
+// errDamaged is in the error of a step that met a damaged cache entry.
+var errDamaged = errors.New("the cache is damaged")
+
+// unpackTree is one try of tree; fresh makes a new tree in any case.
+func (b *build) unpackTree(ctx context.Context, fresh bool) error {
 	key, err := cache.Key([]any{b.base.Key, b.base.Files["base.tar"], b.inputs.Binaries["ward"]})
 	if err != nil {
 		return err
 	}
-	e, hit, err := b.cache.Get(ctx, "tree", key, false, func(ctx context.Context, dir string) error {
+	e, hit, err := b.cache.Get(ctx, "tree", key, fresh, func(ctx context.Context, dir string) error {
 		if err := b.base.Verify("base.tar"); err != nil {
-			return fmt.Errorf("%w\nhint: the cached packages are damaged; --update fetches them again", err)
+			return fmt.Errorf("%w: %w", errDamaged, err)
 		}
 		return b.inside(ctx, Inside{Unpack: &UnpackSpec{Base: b.base.Path("base.tar"), Output: dir}})
 	})
@@ -382,8 +429,29 @@ func (b *build) tree(ctx context.Context) error {
 }
 
 // system bakes the tree inside a namespace, or takes the result from the cache.
+// A result or a tree whose bytes have changed is made again.
 func (b *build) system(ctx context.Context) error {
-	e, hit, err := b.cache.Get(ctx, "system", b.digest, false, func(ctx context.Context, dir string) error {
+	err := b.bakeSystem(ctx, false)
+	if err != nil && strings.Contains(err.Error(), treeChanged) { // the inner program's error is text
+		b.Log.Warn("the cached tree is damaged and is unpacked again", "why", err)
+		if err := b.unpackTree(ctx, true); err != nil {
+			return err
+		}
+		err = b.bakeSystem(ctx, false)
+	}
+	if err != nil || b.event.Kind != Cached {
+		return err
+	}
+	if err := b.baked.Verify(slices.Sorted(maps.Keys(b.baked.Files))...); err != nil {
+		b.Log.Warn("the cached system is damaged and is baked again", "why", err)
+		b.event.Kind = Done
+		return b.bakeSystem(ctx, true)
+	}
+	return nil
+}
+
+func (b *build) bakeSystem(ctx context.Context, fresh bool) error {
+	e, hit, err := b.cache.Get(ctx, "system", b.digest, fresh, func(ctx context.Context, dir string) error {
 		return b.inside(ctx, Inside{Bake: &BakeSpec{
 			Unpacked: b.unpacked.Dir, Output: dir,
 			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version},
@@ -411,7 +479,7 @@ func (b *build) disk(ctx context.Context) error {
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return err
 	}
-	if b.work, err = os.MkdirTemp(parent, "."+filepath.Base(b.Output)+"-"); err != nil {
+	if b.work, b.workLock, err = workFolder(parent, filepath.Base(b.Output)); err != nil {
 		return err
 	}
 	var baked Baked

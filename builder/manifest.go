@@ -160,10 +160,13 @@ func publish(work, final string) error {
 	if err := unix.Syncfs(int(d.Fd())); err != nil {
 		return fmt.Errorf("sync %s: %w", work, err)
 	}
-	if _, err := os.Lstat(final); errors.Is(err, os.ErrNotExist) {
-		return os.Rename(work, final)
-	} else if err != nil {
-		return err
+	// Another build may publish the same name meanwhile: then it is there, and is exchanged.
+	err = unix.Renameat2(unix.AT_FDCWD, work, unix.AT_FDCWD, final, unix.RENAME_NOREPLACE)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("rename %s to %s: %w", work, final, err)
 	}
 	if _, err := ReadManifest(final); err != nil {
 		return fmt.Errorf("%s is there and is not an image that ward built (%w)\nhint: name another folder with -o, or remove it", final, err)

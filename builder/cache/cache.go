@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -113,6 +114,9 @@ func (c *Cache) Get(ctx context.Context, kind, key string, fresh bool, build fun
 	if err := c.remove(ctx, unfinished); err != nil {
 		return nil, false, fmt.Errorf("cache: %w", err)
 	}
+	if err := c.removeLeft(ctx); err != nil {
+		return nil, false, fmt.Errorf("cache: %w", err)
+	}
 	if err := os.Mkdir(unfinished, 0o700); err != nil {
 		return nil, false, fmt.Errorf("cache: %w", err)
 	}
@@ -131,6 +135,47 @@ func (c *Cache) Get(ctx context.Context, kind, key string, fresh bool, build fun
 	}
 	e.Dir = dir
 	return e, false, syncDir(c.dir)
+}
+
+// removeLeft removes unfinished entries of other names that builds left which
+// were killed: those whose lock nobody holds.
+func (c *Cache) removeLeft(ctx context.Context) error {
+	entries, err := os.ReadDir(c.dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range entries {
+		name, hidden := strings.CutPrefix(d.Name(), ".")
+		if !hidden || !d.IsDir() {
+			continue
+		}
+		unlock, err := c.tryLock(name)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = c.remove(ctx, filepath.Join(c.dir, d.Name()))
+		unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tryLock takes the lock of an entry if it is free.
+func (c *Cache) tryLock(name string) (func(), error) {
+	f, err := os.OpenFile(filepath.Join(c.dir, name+".lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	return func() { f.Close() }, nil
 }
 
 // lock takes the lock of an entry, or gives up when the context ends.

@@ -172,3 +172,27 @@ func TestDigestDoesNotDependOnHoles(t *testing.T) {
 		t.Error("a byte in another block has the same digest")
 	}
 }
+
+func TestNextBuildRemovesWhatKilledOnesLeft(t *testing.T) {
+	c := open(t)
+	left, busy := filepath.Join(c.dir, ".x-left"), filepath.Join(c.dir, ".x-busy")
+	for _, dir := range []string{left, busy} {
+		if err := errors.Join(os.Mkdir(dir, 0o700), fill("half")(t.Context(), dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unlock, err := c.tryLock("x-busy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	if _, _, err := c.Get(t.Context(), "x", key(t, 1), false, fill("one")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(left); !os.IsNotExist(err) {
+		t.Errorf("%s is still there (%v), want it removed", left, err)
+	}
+	if _, err := os.Stat(busy); err != nil {
+		t.Errorf("%v, want it kept: its lock is held", err)
+	}
+}
