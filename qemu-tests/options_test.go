@@ -80,7 +80,7 @@ func TestOptions(t *testing.T) {
 	secret := enrolAtConsole(t, m, f.Admin)
 	right := func() string { return control.TOTP(secret, time.Now()) }
 	used := ""
-	refused("the key alone", login(t, m, f.Admin.Name, f.Admin.Key))
+	refused("the key alone", tryLogin(t, m, f.Admin.Name, f.Admin.Key))
 	refused("the code alone", loginCode(t, m, f.Admin, nil, right))
 	refused("a wrong code", ask(f.Admin, func() string { w := []byte(right()); w[0] = '0' + (w[0]-'0'+5)%10; return string(w) }))
 	if err := ask(f.Admin, func() string { used = right(); return used }); err != nil {

@@ -58,7 +58,7 @@ func TestSafeguards(t *testing.T) {
 
 	t.Run("ConfigDrive", func(t *testing.T) { appliedFrom(t, m, root, "config drive") })
 	t.Run("WhoLeavesIsOut", func(t *testing.T) {
-		if err := login(t, m, clerk.Name, clerk.Key); err == nil || !strings.Contains(err.Error(), "unable to authenticate, attempted methods [none publickey]") {
+		if err := tryLogin(t, m, clerk.Name, clerk.Key); err == nil || !strings.Contains(err.Error(), "unable to authenticate, attempted methods [none publickey]") {
 			t.Errorf("login of a person who is not in the config any more: %v, want it refused for the key", err)
 		}
 		// The number stays taken: the records name it.
@@ -85,7 +85,7 @@ func TestSafeguards(t *testing.T) {
 	root = rootShell(t, m, f)
 	t.Run("ConfigByHTTPS", func(t *testing.T) { appliedFrom(t, m, root, "kernel line") })
 	t.Run("WhoComesBackIsIn", func(t *testing.T) {
-		if err := login(t, m, clerk.Name, clerk.Key); err != nil {
+		if err := tryLogin(t, m, clerk.Name, clerk.Key); err != nil {
 			t.Errorf("login of a person who is in the config again: %v", err)
 		}
 	})
@@ -146,8 +146,8 @@ func serveHTTPS(t *testing.T, ca *lab.Authority, name string, content []byte) st
 	return fmt.Sprintf("%s:%d", vm.HostAddr, listener.Addr().(*net.TCPAddr).Port)
 }
 
-// login tries to log in with a key and to run a command.
-func login(t *testing.T, m *vm.VM, user string, key ssh.Signer) error {
+// tryLogin tries to log in with a key and to run a command.
+func tryLogin(t *testing.T, m *vm.VM, user string, key ssh.Signer) error {
 	t.Helper()
 	ctx := within(t, m, 30*time.Second)
 	client, err := proof.Login(ctx, m, proof.Person{Name: user, Key: key})
@@ -228,7 +228,7 @@ func emergency(t *testing.T, m *vm.VM, f *proof.Fixture, root *vm.RootShell) {
 	}
 	refused := func(when string) {
 		t.Helper()
-		if err := login(t, m, user, key); err == nil || !strings.Contains(err.Error(), "unable to authenticate") {
+		if err := tryLogin(t, m, user, key); err == nil || !strings.Contains(err.Error(), "unable to authenticate") {
 			t.Errorf("login of the emergency account %s: %v, want it refused", when, err)
 		}
 	}
