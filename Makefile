@@ -16,6 +16,7 @@ TOOLS := mmdebstrap:mmdebstrap qemu-img:qemu-utils mke2fs:e2fsprogs mkfs.vfat:do
 	newuidmap:uidmap tar:tar cryptsetup:cryptsetup-bin /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
 TEST_TOOLS := qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf sgdisk:gdisk sfdisk:fdisk objcopy:binutils swtpm:swtpm \
 	/usr/libexec/tangd:tang clevis-luks-bind:clevis-luks swtpm_setup:swtpm-tools ssh-keygen:openssh-client zstd:zstd cpio:cpio bsdtar:libarchive-tools systemd-analyze:systemd ip:iproute2 \
+	sshd:openssh-server restic:restic rsyslogd:rsyslog /usr/lib/x86_64-linux-gnu/rsyslog/lmnsd_ossl.so:rsyslog-openssl /usr/lib/x86_64-linux-gnu/rsyslog/imrelp.so:rsyslog-relp \
 	man:man-db /usr/lib/systemd/boot/efi/linuxx64.efi.stub:systemd-boot-efi
 
 # What the tests of make qemu need beside: the browser that opens the reports.
@@ -52,7 +53,7 @@ check: ## format, vet and unit tests
 
 # What make test runs of the end-to-end tests: the main path, and what must not be destroyed. The tampers, the power
 # cuts, the idle sessions and the rebuilds take longer than a change should wait: make qemu runs all.
-CORE := ^Test(EndToEnd|NoKey|WrongKey|LostMachines|ChangedImage|TamperCoversEveryControl)$$
+CORE := ^Test(EndToEnd|NoKey|WrongKey|LostMachines|ChangedImage|TamperCoversEveryControl|BackupJob)$$
 
 .PHONY: test
 test: image ## unit tests, then the main end-to-end tests in QEMU; a skip is a failure

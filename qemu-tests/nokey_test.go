@@ -129,13 +129,19 @@ func locked(t *testing.T, r *evidence.Report, want handoff.State) {
 // partition returns the digest of every byte of a disk's PHI partition.
 func partition(t *testing.T, disk string) string {
 	t.Helper()
+	h := sha256.New()
+	extract(t, disk, h)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// extract writes every byte of a disk's PHI partition to w.
+func extract(t *testing.T, disk string, w io.Writer) {
+	t.Helper()
 	file := raw(t, disk)
 	first, length := phiIn(t, file)
-	h := sha256.New()
-	if n, err := io.Copy(h, io.NewSectionReader(file, first, length)); err != nil || n == 0 {
+	if n, err := io.Copy(w, io.NewSectionReader(file, first, length)); err != nil || n == 0 {
 		t.Fatalf("%s: read %d bytes of the PHI partition: %v", disk, n, err)
 	}
-	return hex.EncodeToString(h.Sum(nil))
 }
 
 // raw is the whole of a disk as a raw image that goes with the test.

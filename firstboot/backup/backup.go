@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"ward/profiles/machine"
 )
@@ -31,11 +32,12 @@ type Config struct {
 	Repository *machine.Backup
 	Host       string // the name that the snapshots carry
 	Tag        string
-	CheckParts int    // a run reads one part of so many back
-	StateFile  string // JSON, see State
-	Runtime    string // folder on a tmpfs for secrets while a command runs
-	Cache      string // restic's cache, which is encrypted like the repository
-	Restic     string // the program; "restic" when empty
+	CheckParts int           // a run reads one part of so many back
+	StateFile  string        // JSON, see State
+	Runtime    string        // folder on a tmpfs for secrets while a command runs
+	Cache      string        // restic's cache, which is encrypted like the repository
+	Restic     string        // the program; "restic" when empty
+	LockWait   time.Duration // between two tries at a locked repository; 0: LockWait
 }
 
 // Backup is an open job: its secrets lie in a folder of its own until Close.
@@ -56,6 +58,9 @@ func Open(c Config, log *slog.Logger) (*Backup, error) {
 	}
 	if c.Restic == "" {
 		c.Restic = "restic"
+	}
+	if c.LockWait == 0 {
+		c.LockWait = LockWait
 	}
 	dir, err := os.MkdirTemp(c.Runtime, "ward-backup-")
 	if err != nil {

@@ -150,7 +150,7 @@ func (b *Backup) retry(ctx context.Context, args ...string) (string, error) {
 		select {
 		case <-ctx.Done():
 			return out, ctx.Err()
-		case <-time.After(LockWait):
+		case <-time.After(b.c.LockWait):
 		}
 	}
 }

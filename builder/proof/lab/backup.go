@@ -27,6 +27,12 @@ type BackupServer struct {
 // StartBackupServer keeps repositories below dir; the first part of the URL's
 // path is the repository.
 func StartBackupServer(pair Pair, dir string) (*BackupServer, error) {
+	return StartBackupServerAt("127.0.0.1:0", pair, dir, 0)
+}
+
+// StartBackupServerAt is StartBackupServer on a given address, for a server that
+// comes back, and with room for so many bytes; 0: for as many as the disk has.
+func StartBackupServerAt(addr string, pair Pair, dir string, bytes int64) (*BackupServer, error) {
 	cert, err := pair.tls()
 	if err != nil {
 		return nil, fmt.Errorf("backup server: %w", err)
@@ -34,14 +40,14 @@ func StartBackupServer(pair Pair, dir string) (*BackupServer, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("backup server: %w", err)
 	}
-	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
+	listener, err := tls.Listen("tcp", addr, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
 	if err != nil {
 		return nil, fmt.Errorf("backup server: %w", err)
 	}
 	// The library tells the standard logger about every repository; nothing else
 	// of ours uses that logger.
 	log.SetOutput(io.Discard)
-	handler, err := restserver.NewHandler(&restserver.Server{Path: dir, NoAuth: true, AppendOnly: true})
+	handler, err := restserver.NewHandler(&restserver.Server{Path: dir, NoAuth: true, AppendOnly: true, MaxRepoSize: bytes})
 	if err != nil {
 		listener.Close()
 		return nil, fmt.Errorf("backup server: %w", err)
