@@ -44,6 +44,8 @@ type Spec struct {
 	// Keys are key files to embed, by the names that Config gives them. Everybody
 	// who reads the image has them: for laboratories.
 	Keys map[string][]byte
+	// Files are further files, by path without a leading slash; mode 0400.
+	Files map[string][]byte
 }
 
 // Result says what Build put into the image.
@@ -95,6 +97,11 @@ func (s Spec) check() error {
 	}
 	if s.ModulesFS == nil {
 		errs = append(errs, errors.New("modules: no folder given"))
+	}
+	for name := range s.Files {
+		if !fs.ValidPath(name) || name == "init" {
+			errs = append(errs, fmt.Errorf("files: %q is not a path of an own file", name))
+		}
 	}
 	if err := s.Config.Validate(); err != nil {
 		errs = append(errs, err)
@@ -149,6 +156,9 @@ func (s Spec) records(t *kmod.Table, c choice) ([]cpio.Record, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Keys)) {
 		rs = append(rs, cpio.StaticFile(path.Join(handoff.KeysDir[1:], name), string(s.Keys[name]), 0o400))
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Files)) {
+		rs = append(rs, cpio.StaticFile(name, string(s.Files[name]), 0o400))
 	}
 	for _, name := range c.files {
 		data, err := readModule(s.ModulesFS, t.Path[name])

@@ -39,6 +39,8 @@ var Sets = []Set{
 		Load: []string{"af_packet"},
 		Have: []string{"virtio_net", "e1000", "e1000e", "igb", "ixgbe", "ixgbevf", "i40e", "iavf", "ice", "r8169", "tg3", "bnxt_en", "mlx4_en", "mlx5_core", "vmxnet3", "hv_netvsc", "xen_netfront", "ena", "gve"},
 	},
+	// What an address may be on beside a card; loaded when the kernel line says so.
+	{Name: "netstack", Have: []string{"bonding", "8021q"}},
 }
 
 // composed are sets made of sets. "base" is part of every image.

@@ -39,8 +39,13 @@ func TestMain(m *testing.M) {
 	if shared.fixture != nil {
 		shared.fixture.Close()
 	}
-	if shared.dir != "" {
-		os.RemoveAll(shared.dir)
+	if netSet.fixture != nil {
+		netSet.fixture.Close()
+	}
+	for _, dir := range []string{shared.dir, netSet.scratch} {
+		if dir != "" {
+			os.RemoveAll(dir)
+		}
 	}
 	if built.dir != "" {
 		os.RemoveAll(built.dir)

@@ -69,8 +69,16 @@ func args(c Config, w wiring) []string {
 	if c.NoRoute {
 		restrict = ",restrict=on"
 	}
-	add("-netdev", "user,id=net0,hostfwd=tcp:127.0.0.1:%d-:22%s", c.SSHPort, restrict)
-	add("-device", "virtio-net-pci,netdev=net0,romfile=")
+	// Without a network to boot from the card has no firmware, which would only wait.
+	bootfile, rom, mac := "", "", ""
+	if c.NetBoot != "" {
+		bootfile, rom = ",bootfile="+strings.ReplaceAll(c.NetBoot, ",", ",,"), c.rom()+",bootindex=9"
+	}
+	if c.MAC != "" {
+		mac = ",mac=" + c.MAC
+	}
+	add("-netdev", "user,id=net0,hostfwd=tcp:127.0.0.1:%d-:22%s%s", c.SSHPort, restrict, bootfile)
+	add("-device", "virtio-net-pci,netdev=net0,romfile=%s%s", rom, mac)
 	if c.Capture != "" {
 		add("-object", "filter-dump,id=capture,netdev=net0,maxlen=65536,file=%s", comma(c.Capture))
 	}
@@ -97,6 +105,14 @@ func args(c Config, w wiring) []string {
 		a = append(a, "-no-reboot")
 	}
 	return append(a, c.Extra...)
+}
+
+// rom is iPXE for QEMU's virtio card, as Debian's package ipxe-qemu installs it.
+func (c Config) rom() string {
+	if c.Firmware == "bios" {
+		return "/usr/lib/ipxe/qemu/pxe-virtio.rom"
+	}
+	return "/usr/lib/ipxe/qemu/efi-virtio.rom"
 }
 
 func accelArgs(accel string) []string {

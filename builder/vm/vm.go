@@ -55,6 +55,11 @@ type Config struct {
 	TPM      bool   // a TPM 2.0 by swtpm, its state kept in State
 	NoRoute  bool   // the guest reaches nothing but the host's forwards
 
+	// NetBoot is the boot file that DHCP names, such as http://HOST/boot.ipxe; the
+	// network card then has iPXE as its firmware and comes after the disks.
+	NetBoot string
+	MAC     string // of the network card; empty: QEMU's own choice
+
 	CPUs     int    // default 2
 	MemoryMB int    // default 2048
 	SSHPort  int    // port on 127.0.0.1 forwarded to the guest's 22; 0: any free one

@@ -21,7 +21,9 @@ func options() boot.Options {
 	return boot.Options{
 		More: func(line cmdline.Line) map[string]keysource.Fetcher {
 			ip, _ := line.Get("ip")
-			n = network.New(ip)
+			bond, _ := line.Get("bond")
+			vlan, _ := line.Get("vlan")
+			n = network.NewStack(ip, bond, vlan)
 			more := maps.Clone(n.Fetchers())
 			more["tpm2"] = tpmkey.Fetcher
 			return more

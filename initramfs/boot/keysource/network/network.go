@@ -32,15 +32,23 @@ import (
 type Network struct {
 	ours bool // bring it up, and down again
 	line string
+	bond string
+	vlan string
 
 	mu    sync.Mutex
 	up    bool
 	links []netlink.Link
+	stack stack
 }
 
 // New is a network to bring up when the first source needs it. ip is the value
 // of the kernel line's ip=, "" for DHCP.
 func New(ip string) *Network { return &Network{ours: true, line: ip} }
+
+// NewStack is New with the values of bond= and vlan=, "" for none.
+func NewStack(ip, bond, vlan string) *Network {
+	return &Network{ours: true, line: ip, bond: bond, vlan: vlan}
+}
 
 // Fetchers are the sources of this package, for keysource.Request.More.
 func (n *Network) Fetchers() map[string]keysource.Fetcher {
@@ -59,10 +67,24 @@ func (n *Network) Up(ctx context.Context, req keysource.Request) error {
 	if err != nil {
 		return err
 	}
+	made, err := parseStack(n.bond, n.vlan)
+	if err != nil {
+		return err
+	}
+	if top := made.top(); top != "" {
+		if static.iface != "" && static.iface != top {
+			return fmt.Errorf("ip=%s: the address belongs to %s, which bond= and vlan= make", n.line, top)
+		}
+		static.iface = top
+	}
 	if req.Module != nil {
 		if err := req.Module("af_packet"); err != nil {
 			return err
 		}
+	}
+	n.stack = made
+	if err := made.prepare(req); err != nil {
+		return err
 	}
 	updates := make(chan netlink.LinkUpdate, 64)
 	stop := make(chan struct{})
@@ -82,7 +104,17 @@ func (n *Network) Up(ctx context.Context, req keysource.Request) error {
 				return errors.New("network: no more news of interfaces")
 			}
 			attrs := u.Attrs()
-			if u.Header.Type != unix.RTM_NEWLINK || attrs.Flags&net.FlagLoopback != 0 || u.Type() != "device" || static.iface != "" && attrs.Name != static.iface {
+			if u.Header.Type != unix.RTM_NEWLINK || attrs.Flags&net.FlagLoopback != 0 {
+				continue
+			}
+			own := made.own(attrs.Name)
+			if own {
+				if err := made.grow(u.Link); err != nil {
+					last = err
+					continue
+				}
+			}
+			if !own && (u.Type() != "device" || static.iface != "" && attrs.Name != static.iface) {
 				continue
 			}
 			if attrs.Flags&net.FlagUp == 0 {
@@ -92,7 +124,10 @@ func (n *Network) Up(ctx context.Context, req keysource.Request) error {
 				n.links = append(n.links, u.Link)
 				continue
 			}
-			if u.Flags&unix.IFF_LOWER_UP == 0 || asked[attrs.Index] {
+			if own && attrs.Name != static.iface {
+				continue // it carries the one that gets the address
+			}
+			if !carrier(u.Link, u.Flags) || asked[attrs.Index] {
 				last = fmt.Errorf("%s: no carrier", attrs.Name)
 				continue
 			}
@@ -219,5 +254,8 @@ func (n *Network) Down(log *slog.Logger) {
 			log.Warn("network: "+err.Error(), "interface", l.Attrs().Name)
 		}
 	}
-	n.links, n.up = nil, false
+	if err := n.stack.remove(); err != nil {
+		log.Warn("network: " + err.Error())
+	}
+	n.links, n.up, n.stack = nil, false, stack{}
 }
