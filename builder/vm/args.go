@@ -153,8 +153,10 @@ func diskArgs(disks []Disk, bootable bool) []string {
 		} else if d.Bus == "nvme" {
 			device += ",serial=" + id // nvme refuses to be without one
 		}
-		if i == 0 && bootable {
+		// The first disk that is written to is the machine's own; a key is read-only.
+		if bootable && !d.ReadOnly {
 			device += ",bootindex=0"
+			bootable = false
 		}
 		a = append(a, "-drive", drive, "-device", device)
 	}

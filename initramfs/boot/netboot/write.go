@@ -24,8 +24,14 @@ const head = 34 * 512
 // started: the first sector says that it is unfinished and no table is there until
 // everything else is on the medium.
 func (in *install) write(ctx context.Context, m *netimage.Manifest, t disk, config []byte) (err error) {
-	// O_EXCL fails while somebody has mounted or mapped it: open(2).
-	f, err := os.OpenFile(t.Path, os.O_RDWR|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	// O_EXCL fails while somebody has mounted or mapped it: open(2). The claim keeps
+	// others off, and ours too: it is given up before the new root is mounted.
+	claim, err := os.OpenFile(t.Path, os.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", t, err)
+	}
+	defer claim.Close()
+	f, err := os.OpenFile(t.Path, os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", t, err)
 	}
@@ -46,6 +52,9 @@ func (in *install) write(ctx context.Context, m *netimage.Manifest, t disk, conf
 		return fail(err)
 	}
 	if config != nil {
+		if err := claim.Close(); err != nil {
+			return fail(err)
+		}
 		if err := in.leaveConfig(f, t, table, config); err != nil {
 			return fail(err)
 		}
