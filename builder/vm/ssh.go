@@ -86,7 +86,7 @@ const outputMax = 16 << 20
 // Command runs a command over a login and returns its standard output. The error
 // of a command that fails has its exit code (*ssh.ExitError) and its standard error.
 func Command(ctx context.Context, client *ssh.Client, stdin, command string) (string, error) {
-	session, err := client.NewSession()
+	session, err := newSession(ctx, client)
 	if err != nil {
 		return "", fmt.Errorf("run %q: %w", command, err)
 	}
@@ -106,6 +106,20 @@ func Command(ctx context.Context, client *ssh.Client, stdin, command string) (st
 		return stdout.String(), fmt.Errorf("run %q: %w: %s", command, err, strings.TrimSpace(stderr.String()))
 	}
 	return stdout.String(), nil
+}
+
+// newSession opens a session. A server that does not answer loses its connection
+// when the context ends: package ssh itself would wait for ever.
+func newSession(ctx context.Context, client *ssh.Client) (*ssh.Session, error) {
+	stop := context.AfterFunc(ctx, func() { client.Close() })
+	session, err := client.NewSession()
+	if !stop() && err != nil {
+		return nil, fmt.Errorf("open a session: %w", context.Cause(ctx))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open a session: %w", err)
+	}
+	return session, nil
 }
 
 func limited(b *bytes.Buffer) io.Writer { return &limitedWriter{b, outputMax} }
@@ -134,7 +148,7 @@ type RootShell struct {
 
 // OpenRootShell starts it; password is the person's, for sudo.
 func OpenRootShell(ctx context.Context, client *ssh.Client, password string) (*RootShell, error) {
-	session, err := client.NewSession()
+	session, err := newSession(ctx, client)
 	if err != nil {
 		return nil, fmt.Errorf("root shell: %w", err)
 	}

@@ -175,6 +175,48 @@ func TestCommand(t *testing.T) {
 	}
 }
 
+// A server that lets somebody in and then says nothing more is given up with the context.
+func TestCommandGivesUpASilentServer(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := &ssh.ServerConfig{NoClientAuth: true}
+	config.AddHostKey(signer)
+	go func() {
+		theirs, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		if _, _, requests, err := ssh.NewServerConn(theirs, config); err == nil {
+			ssh.DiscardRequests(requests) // and a channel is never accepted
+		}
+	}()
+	ours, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	conn, channels, requests, err := ssh.NewClientConn(ours, "silent", &ssh.ClientConfig{HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := Command(ctx, ssh.NewClient(conn, channels, requests), "", "true"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "open a session") {
+		t.Errorf("Command() = %v, want the deadline, and that no session was opened", err)
+	}
+}
+
 func TestRootShell(t *testing.T) {
 	client, err := login(t, sshServer(t), "right")
 	if err != nil {
