@@ -65,24 +65,28 @@ func newBuild(o Options) (*build, error) {
 
 // openCache opens the cache that the options name, or the default one.
 func (b *build) openCache() (err error) {
-	if b.Cache == "" {
-		if b.Cache, err = DefaultCache(); err != nil {
-			return err
-		}
+	if b.Cache, err = cacheFolder(b.Cache); err != nil {
+		return err
 	}
-	b.cache, err = OpenCache(b.Cache, b.Log)
+	b.cache, err = cache.Open(b.Cache, b.Log, removeTree(b.Log))
 	return err
 }
 
 // OpenCache opens the cache in a folder; empty: the default one.
 func OpenCache(dir string, log *slog.Logger) (*cache.Cache, error) {
-	if dir == "" {
-		var err error
-		if dir, err = DefaultCache(); err != nil {
-			return nil, err
-		}
+	dir, err := cacheFolder(dir)
+	if err != nil {
+		return nil, err
 	}
 	return cache.Open(dir, log, removeTree(log))
+}
+
+// cacheFolder is the folder that somebody names, or the default one.
+func cacheFolder(dir string) (string, error) {
+	if dir == "" {
+		return DefaultCache()
+	}
+	return dir, nil
 }
 
 func (b *build) steps() []Step {
