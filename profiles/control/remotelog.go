@@ -69,7 +69,8 @@ func RemoteLog(p *profiles.Profile, r distro.Release) Control {
 // that journald drops messages for when it is full, and copies everything into
 // files that are rotated by the day and not by size. The journal has them all.
 const rsyslogBase = `# ward: remote-log
-global(workDirectory="/` + remoteLogSpool + `" umask="0077")
+# The whole name, as in the certificate: db1 of two sites are two machines.
+global(workDirectory="/` + remoteLogSpool + `" umask="0077" preserveFQDN="on")
 
 # Each message is on disk, in the action's own queue, before the next is read.
 main_queue(queue.type="Direct")
