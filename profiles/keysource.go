@@ -27,6 +27,10 @@ type KeySource struct {
 	URL string `yaml:"url,omitempty" json:"url,omitempty" jsonschema:"example=https://keys.example.org/ward/"`
 	// https: PEM of the only authority that is trusted.
 	CA string `yaml:"ca,omitempty" json:"ca,omitempty"`
+	// https: where the file client.pem with this machine's client certificate and
+	// its private key is: the key device, QEMU's firmware configuration or an SMBIOS
+	// string; no certificate is shown when absent.
+	Identity string `yaml:"identity,omitempty" json:"identity,omitempty" jsonschema:"enum=device,enum=fw_cfg,enum=smbios"`
 	// tpm2: the registers whose values the key is sealed to.
 	PCRs []int `yaml:"pcrs,omitempty" json:"pcrs,omitempty" jsonschema:"minItems=1,minimum=0,maximum=23,example=[7]"`
 	// How long it is waited for, such as 30s; a time that suits the type when absent.
@@ -62,7 +66,7 @@ var sourceTypes = []string{"device", "fw_cfg", "smbios", "https", "tang", "tpm2"
 
 // Source is the key source as init is told of it.
 func (k KeySource) Source() handoff.Source {
-	s := handoff.Source{Type: k.Type, Label: k.Label, PartUUID: k.PartUUID, URL: k.URL, CA: k.CA, PCRs: k.PCRs,
+	s := handoff.Source{Type: k.Type, Label: k.Label, PartUUID: k.PartUUID, URL: k.URL, CA: k.CA, Identity: k.Identity, PCRs: k.PCRs,
 		TimeoutMS: int(time.Duration(k.Timeout).Milliseconds())}
 	if k.Type == "device" && k.Label == "" && k.PartUUID == "" {
 		s.Label = handoff.KeyLabel
@@ -75,7 +79,7 @@ var wants = map[string]struct{ must, may []string }{
 	"device":   {nil, []string{"label", "partuuid"}},
 	"fw_cfg":   {},
 	"smbios":   {},
-	"https":    {[]string{"url", "ca"}, nil},
+	"https":    {[]string{"url", "ca"}, []string{"identity"}},
 	"tang":     {[]string{"url"}, nil},
 	"tpm2":     {nil, []string{"pcrs"}},
 	"embedded": {},
@@ -90,7 +94,7 @@ func (c check) keySources() {
 		if !known {
 			continue // said already
 		}
-		for field, has := range map[string]bool{"label": k.Label != "", "partuuid": k.PartUUID != "", "url": k.URL != "", "ca": k.CA != "", "pcrs": len(k.PCRs) > 0} {
+		for field, has := range map[string]bool{"label": k.Label != "", "partuuid": k.PartUUID != "", "url": k.URL != "", "ca": k.CA != "", "identity": k.Identity != "", "pcrs": len(k.PCRs) > 0} {
 			must := slices.Contains(w.must, field)
 			switch {
 			case must && !has:

@@ -211,6 +211,7 @@ func TestKeySource(t *testing.T) {
 		{KeySource{Type: "device"}, handoff.Source{Type: "device", Label: "WARD-KEY"}},
 		{KeySource{Type: "device", PartUUID: "u"}, handoff.Source{Type: "device", PartUUID: "u"}},
 		{KeySource{Type: "https", URL: "https://k/", CA: "pem", Timeout: Duration(time.Second)}, handoff.Source{Type: "https", URL: "https://k/", CA: "pem", TimeoutMS: 1000}},
+		{KeySource{Type: "https", URL: "https://k/", CA: "pem", Identity: "fw_cfg"}, handoff.Source{Type: "https", URL: "https://k/", CA: "pem", Identity: "fw_cfg"}},
 		{KeySource{Type: "tpm2", PCRs: []int{7}}, handoff.Source{Type: "tpm2", PCRs: []int{7}}},
 	} {
 		if got := tt.in.Source(); !reflect.DeepEqual(got, tt.want) {

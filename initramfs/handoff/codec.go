@@ -13,6 +13,15 @@ import (
 // MaxBytes is the most that a reader takes of any of these files.
 const MaxBytes = 1 << 20
 
+// IdentityFile is the file, beside the key files of a local source, with the
+// client certificate for an https source and its private key, PEM. Neither can be
+// in the image, which every machine has.
+const IdentityFile = "client.pem"
+
+// IdentityTypes are the sources that may have IdentityFile; device is the key
+// device with the label KeyLabel.
+var IdentityTypes = []string{"device", "fw_cfg", "smbios"}
+
 // SourceTypes are the words that Source.Type may hold.
 var SourceTypes = []string{"device", "fw_cfg", "smbios", "https", "tang", "tpm2", "embedded"}
 
@@ -152,8 +161,8 @@ func (s Source) faults() []error {
 		if s.CA == "" {
 			fault("ca: empty; the authority must be pinned")
 		}
-		if (s.Cert == "") != (s.Key == "") {
-			fault("cert: cert and key go together")
+		if s.Identity != "" && !slices.Contains(IdentityTypes, s.Identity) {
+			fault("identity: %q, want one of %s", s.Identity, strings.Join(IdentityTypes, ", "))
 		}
 	case "tang":
 		if !strings.HasPrefix(s.URL, "http://") && !strings.HasPrefix(s.URL, "https://") {

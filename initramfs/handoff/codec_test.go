@@ -48,7 +48,9 @@ func TestValidate(t *testing.T) {
 		{func(c *Config) { c.Sources[0].TimeoutMS = -1 }, "sources[0].timeout_ms"},
 		{func(c *Config) { c.Sources[0] = Source{Type: "https", URL: "http://a/", CA: "x"} }, "sources[0].url"},
 		{func(c *Config) { c.Sources[0] = Source{Type: "https", URL: "https://a/"} }, "sources[0].ca"},
-		{func(c *Config) { c.Sources[0] = Source{Type: "https", URL: "https://a/", CA: "x", Cert: "y"} }, "sources[0].cert"},
+		{func(c *Config) {
+			c.Sources[0] = Source{Type: "https", URL: "https://a/", CA: "x", Identity: "embedded"}
+		}, "sources[0].identity"},
 		{func(c *Config) { c.Sources[0] = Source{Type: "tang", URL: "ftp://a/"} }, "sources[0].url"},
 	} {
 		config := valid()

@@ -57,8 +57,7 @@ type Source struct {
 	PartUUID  string `json:"partuuid,omitempty"`   // device: or the partition's UUID
 	URL       string `json:"url,omitempty"`        // https, tang
 	CA        string `json:"ca,omitempty"`         // https: PEM of the pinned authority
-	Cert      string `json:"cert,omitempty"`       // https: PEM of the client certificate
-	Key       string `json:"key,omitempty"`        // https: PEM of its private key
+	Identity  string `json:"identity,omitempty"`   // https: type of the local source that has IdentityFile; "": no client certificate
 	PCRs      []int  `json:"pcrs,omitempty"`       // tpm2
 	TimeoutMS int    `json:"timeout_ms,omitempty"` // 0: the default of the type
 }

@@ -334,6 +334,9 @@ func applyAuditConf(t *Target, a profiles.Audit) error {
 		{"admin_space_left_action", a.AdminSpaceLeftAction},
 		{"disk_full_action", a.DiskFullAction},
 		{"disk_error_action", a.DiskErrorAction},
+		// What waits for the plugin that feeds the log server. The default of 1200 has
+		// overflowed on a slow machine; the kernel may hand over a whole backlog at once.
+		{"q_depth", strconv.Itoa(2 * a.Backlog)},
 		{"overflow_action", "SYSLOG"},
 	}), 0o640)
 }

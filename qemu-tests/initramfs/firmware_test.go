@@ -20,11 +20,11 @@ func TestEmbeddedKey(t *testing.T) {
 }
 
 // fwCfg gives a key as an entry of QEMU's firmware configuration.
-func fwCfg(t *testing.T, key []byte) []string {
+func fwCfg(t *testing.T, name string, key []byte) []string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "key")
 	write(t, path, key)
-	return []string{"-fw_cfg", "name=" + keysource.FwCfgName("phi-data.key") + ",file=" + path}
+	return []string{"-fw_cfg", "name=" + keysource.FwCfgName(name) + ",file=" + path}
 }
 
 func TestFirmwareSources(t *testing.T) {
@@ -34,7 +34,7 @@ func TestFirmwareSources(t *testing.T) {
 		source string
 		qemu   []string
 	}{
-		{"fw_cfg", fwCfg(t, k.file)},
+		{"fw_cfg", fwCfg(t, "phi-data.key", k.file)},
 		{"smbios", []string{"-smbios", "type=11,value=" + keysource.SMBIOSPrefix("phi-data.key") + base64.StdEncoding.EncodeToString(k.file)}},
 	} {
 		t.Run(c.source, func(t *testing.T) {

@@ -48,9 +48,9 @@ func issue(t *testing.T, template *x509.Certificate, parent *x509.Certificate, p
 	return cert, key, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
 }
 
-// keyServer serves a key file to who shows a certificate; the first two requests
-// find it busy.
-func keyServer(t *testing.T, key []byte) (source handoff.Source, asked *atomic.Int32) {
+// keyServer serves a key file to who shows a certificate, which identity gives a
+// machine; the first two requests find it busy.
+func keyServer(t *testing.T, key []byte) (source handoff.Source, identity []string, asked *atomic.Int32) {
 	t.Helper()
 	ca, caKey, caPEM, _ := issue(t, &x509.Certificate{Subject: pkix.Name{CommonName: "keys"}, IsCA: true, BasicConstraintsValid: true}, nil, nil)
 	_, _, certPEM, keyPEM := issue(t, &x509.Certificate{IPAddresses: []net.IP{net.ParseIP(vm.HostAddr)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, ca, caKey)
@@ -80,19 +80,19 @@ func keyServer(t *testing.T, key []byte) (source handoff.Source, asked *atomic.I
 	if err != nil {
 		t.Fatal(err)
 	}
-	return handoff.Source{Type: "https", URL: "https://" + net.JoinHostPort(vm.HostAddr, u.Port()) + "/keys/", CA: caPEM, Cert: clientPEM, Key: clientKeyPEM}, asked
+	return handoff.Source{Type: "https", URL: "https://" + net.JoinHostPort(vm.HostAddr, u.Port()) + "/keys/", CA: caPEM, Identity: "fw_cfg"}, fwCfg(t, handoff.IdentityFile, []byte(clientPEM+clientKeyPEM)), asked
 }
 
 func TestHTTPSKey(t *testing.T) {
 	k := newKeys(t)
-	source, asked := keyServer(t, k.file)
+	source, identity, asked := keyServer(t, k.file)
 	d := disk(t, rootPart(rootFS(t, nil)), phiPart(luks(t, k)))
 	for _, c := range []struct{ name, line string }{
 		{"DHCP", ""},
 		{"static address", "ip=10.0.2.99::10.0.2.2:255.255.255.0:::none"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, console := boot(t, machine{initramfs: buildInitramfs(t, config(source)), disk: d, append: c.line})
+			s, console := boot(t, machine{initramfs: buildInitramfs(t, config(source)), disk: d, append: c.line, qemu: identity})
 			if v := expect(t, s, console, handoff.StateOpened, ""); v.KeySource != "https" {
 				t.Errorf("the key came from %q, want https", v.KeySource)
 			}
@@ -104,14 +104,18 @@ func TestHTTPSKey(t *testing.T) {
 	t.Run("another authority", func(t *testing.T) {
 		bad := source
 		_, _, bad.CA, _ = issue(t, &x509.Certificate{Subject: pkix.Name{CommonName: "other"}, IsCA: true, BasicConstraintsValid: true}, nil, nil)
-		s, console := boot(t, machine{initramfs: buildInitramfs(t, config(bad)), disk: d})
+		s, console := boot(t, machine{initramfs: buildInitramfs(t, config(bad)), disk: d, qemu: identity})
 		expect(t, s, console, handoff.StateLocked, "certificate signed by unknown authority")
+	})
+	t.Run("no certificate of its own", func(t *testing.T) {
+		s, console := boot(t, machine{initramfs: buildInitramfs(t, config(source)), disk: d})
+		expect(t, s, console, handoff.StateLocked, "https: client certificate: client.pem: no source has the key: fw_cfg: ")
 	})
 	t.Run("nobody answers", func(t *testing.T) {
 		bad := source
 		bad.URL, bad.TimeoutMS = "https://10.0.2.77/keys/", 6000
 		start := time.Now()
-		s, console := boot(t, machine{initramfs: buildInitramfs(t, config(bad)), disk: d})
+		s, console := boot(t, machine{initramfs: buildInitramfs(t, config(bad)), disk: d, qemu: identity})
 		v := expect(t, s, console, handoff.StateLocked, "https: no answer in 6s")
 		if strings.Contains(v.Reason, "PRIVATE KEY") {
 			t.Error("the reason holds the client's key")

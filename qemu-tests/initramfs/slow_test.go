@@ -52,7 +52,7 @@ func TestSourceTimeouts(t *testing.T) {
 	)
 	s, console := boot(t, machine{
 		initramfs: buildInitramfs(t, c), disk: disk(t, rootPart(rootFS(t, nil)), phiPart(luks(t, k))),
-		qemu: fwCfg(t, k.file),
+		qemu: fwCfg(t, "phi-data.key", k.file),
 	})
 	v := expect(t, s, console, handoff.StateOpened, "")
 	if v.KeySource != "fw_cfg" {

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -76,9 +77,11 @@ func (l *Loader) loadBelow(name string, rank int, chain []string) error {
 		}
 		l.slots.acquire(rank)
 		defer l.slots.release()
+		began := time.Now()
 		if err := l.load(filepath.Join(l.dir, path)); err != nil {
 			r.err = fmt.Errorf("module %s: %w", name, err)
 		}
+		l.log.Debug("module", "name", name, "ms", time.Since(began).Milliseconds())
 	})
 	return r.err
 }

@@ -20,7 +20,11 @@ import (
 // has it. The server must show a certificate of the pinned authority; no other
 // authority is known here. Redirects are not followed.
 func (n *Network) fromHTTPS(ctx context.Context, src handoff.Source, req keysource.Request) (*keysource.Key, error) {
-	client, err := pinnedClient(src)
+	config, err := identity(ctx, src, req)
+	if err != nil {
+		return nil, err
+	}
+	client, err := pinnedClient(src, config)
 	if err != nil {
 		return nil, err
 	}
@@ -51,19 +55,34 @@ func (n *Network) fromHTTPS(ctx context.Context, src handoff.Source, req keysour
 	return key, nil
 }
 
-// pinnedClient trusts the source's authority only. Without one (tang over http)
-// there is no TLS at all.
-func pinnedClient(src handoff.Source) (*http.Client, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
+// identity is the client certificate of this machine, which a local source has.
+func identity(ctx context.Context, src handoff.Source, req keysource.Request) ([]tls.Certificate, error) {
+	if src.Identity == "" {
+		return nil, nil
+	}
+	local := handoff.Source{Type: src.Identity}
+	if src.Identity == "device" {
+		local.Label = handoff.KeyLabel
+	}
+	req.KeyFile, req.Sources = handoff.IdentityFile, []handoff.Source{local}
+	file, _, err := keysource.Fetch(ctx, req)
+	if err != nil {
+		return nil, fmt.Errorf("client certificate: %w", err)
+	}
+	defer file.Wipe()
+	pair, err := tls.X509KeyPair(file.Bytes(), file.Bytes())
+	if err != nil {
+		return nil, fmt.Errorf("client certificate: %s: %w", handoff.IdentityFile, err)
+	}
+	return []tls.Certificate{pair}, nil
+}
+
+// pinnedClient trusts the source's authority only, and shows own. Without an
+// authority (tang over http) there is no TLS at all.
+func pinnedClient(src handoff.Source, own []tls.Certificate) (*http.Client, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool(), Certificates: own}
 	if src.CA != "" && !config.RootCAs.AppendCertsFromPEM([]byte(src.CA)) {
 		return nil, errors.New("ca: no certificate in it")
-	}
-	if src.Cert != "" {
-		pair, err := tls.X509KeyPair([]byte(src.Cert), []byte(src.Key))
-		if err != nil {
-			return nil, fmt.Errorf("cert: %w", err)
-		}
-		config.Certificates = []tls.Certificate{pair}
 	}
 	return &http.Client{
 		Transport: &http.Transport{

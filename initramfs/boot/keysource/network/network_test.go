@@ -261,7 +261,17 @@ func TestHTTPS(t *testing.T) {
 		}
 	}))
 	cert, key := a.issue(t)
-	source := handoff.Source{CA: a.pem, Cert: cert, Key: key}
+	source := handoff.Source{CA: a.pem, Identity: "ours"}
+	// What the local sources have: the file with the client certificate, or another.
+	identities := map[string]keysource.Fetcher{}
+	for name, text := range map[string]string{"ours": cert + key, "no key": cert} {
+		identities[name] = func(_ context.Context, _ handoff.Source, r keysource.Request) (*keysource.Key, error) {
+			if r.KeyFile != handoff.IdentityFile {
+				return nil, fmt.Errorf("asked for %s", r.KeyFile)
+			}
+			return keysource.KeyOf([]byte(text))
+		}
+	}
 	for _, c := range []struct {
 		name, path string
 		change     func(*handoff.Source)
@@ -275,9 +285,10 @@ func TestHTTPS(t *testing.T) {
 		{"endless", "/endless", nil, "more than 8192 bytes"},
 		{"redirect", "/elsewhere", nil, "302 Found"},
 		{"another authority", "/keys/", func(s *handoff.Source) { s.CA = other.pem }, "unknown authority"},
-		{"no certificate of ours", "/keys/", func(s *handoff.Source) { s.Cert, s.Key = "", "" }, "certificate required"},
+		{"no certificate of ours", "/keys/", func(s *handoff.Source) { s.Identity = "" }, "certificate required"},
 		{"no authority in it", "/keys/", func(s *handoff.Source) { s.CA = "x" }, "ca: no certificate"},
-		{"no key in it", "/keys/", func(s *handoff.Source) { s.Key = "x" }, "cert: "},
+		{"no key in it", "/keys/", func(s *handoff.Source) { s.Identity = "no key" }, "client certificate: client.pem: "},
+		{"no certificate there", "/keys/", func(s *handoff.Source) { s.Identity = "fw_cfg" }, "client certificate: client.pem: no source has the key: fw_cfg: "},
 	} {
 		src := source
 		src.URL = server.URL + c.path
@@ -286,7 +297,9 @@ func TestHTTPS(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		var n Network
-		k, err := n.fromHTTPS(ctx, src, request())
+		req := request()
+		req.More = identities
+		k, err := n.fromHTTPS(ctx, src, req)
 		cancel()
 		if c.want != "" {
 			if err == nil || !strings.Contains(err.Error(), c.want) {

@@ -30,7 +30,7 @@ func (n *Network) fromTang(ctx context.Context, src handoff.Source, req keysourc
 		if err := n.Up(ctx, req); err != nil {
 			return nil, err
 		}
-		client, err := pinnedClient(src)
+		client, err := pinnedClient(src, nil)
 		if err != nil {
 			return nil, err
 		}
