@@ -23,6 +23,7 @@ const (
 	remoteLogConf  = "etc/rsyslog.d/00-ward-remote-log.conf"
 	remoteLogKeys  = "etc/rsyslog.d/ward-remote-log"
 	remoteLogSpool = "var/spool/rsyslog"
+	remoteLogPlace = "ward-imjournal.state" // in the spool: how far the journal was read
 )
 
 const noLogging = "the machine's file has no logging section, so nothing leaves this machine"
@@ -77,7 +78,7 @@ main_queue(queue.type="Direct")
 
 # The journal, from where the last run had come to; a crash repeats a few
 # messages rather than losing any.
-module(load="imjournal" stateFile="ward-imjournal.state" persistStateInterval="100"
+module(load="imjournal" stateFile="` + remoteLogPlace + `" persistStateInterval="100"
        fsync="on" rateLimit.interval="0" ignorePreviousMessages="off")
 
 module(load="builtin:omfile" fileOwner="root" fileGroup="adm" fileCreateMode="0640" dirCreateMode="0750")
@@ -143,6 +144,9 @@ func applyRemoteLog(ctx context.Context, t *Target, l profiles.RemoteLog) error 
 	if err != nil {
 		return err
 	}
+	if err := fromTheStart(ctx, t); err != nil {
+		return err
+	}
 	// The configuration comes last: rsyslogd must not find it before its keys.
 	err = errors.Join(
 		makeDir(t.Root, remoteLogKeys, 0o700),
@@ -160,8 +164,23 @@ func applyRemoteLog(ctx context.Context, t *Target, l profiles.RemoteLog) error 
 		// Without it the next run tries again instead of finding nothing changed.
 		return errors.Join(err, removeFile(t.Root, remoteLogConf))
 	}
-	_, err = t.Run(ctx, "systemctl", "try-restart", "rsyslog.service")
+	_, err = t.Run(ctx, "systemctl", "restart", "rsyslog.service")
 	return err
+}
+
+// fromTheStart makes an rsyslogd that had nowhere to send to forget where it is in
+// the journal: what the machine logged before it knew its server, such as the
+// sealed recovery key, is sent as well. rsyslogd writes the place when it ends, so
+// it is stopped first; whenever the power goes, the place is gone before the
+// server is known.
+func fromTheStart(ctx context.Context, t *Target) error {
+	if _, err := t.Root.Stat(remoteLogConf); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, err := t.Run(ctx, "systemctl", "stop", "rsyslog.service"); err != nil {
+		return err
+	}
+	return removeFile(t.Root, remoteLogSpool+"/"+remoteLogPlace)
 }
 
 // tryRsyslog lets rsyslogd read its configuration: it starts with a wrong one too,
