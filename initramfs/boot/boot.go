@@ -67,6 +67,7 @@ type machine struct {
 // Run boots the machine. If all goes well it does not return: the process
 // becomes the real init. Otherwise the error is already on the console.
 func Run(opts Options) error {
+	lean()
 	m := &machine{start: time.Now(), options: opts}
 	if err := mountBasics(); err != nil {
 		return err

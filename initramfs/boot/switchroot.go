@@ -49,6 +49,7 @@ func (m *machine) enterRoot() error {
 		m.log.Warn("console: " + err.Error())
 	}
 	m.log.Info("switching root", "init", init, "ms", m.elapsed())
+	fat()
 	// syscall.Exec puts the limit on open files back that Go has raised.
 	return fail(fmt.Errorf("%s: %w", init, syscall.Exec(init, append([]string{init}, os.Args[1:]...), os.Environ())))
 }
