@@ -124,8 +124,16 @@ func (b *Backup) options() []string {
 	return options
 }
 
-// last returns the last n lines of a text.
+// last returns the last n lines of a text that say something: restic prints the
+// stack of some errors, a function and below it, indented, where it is.
 func last(text string, n int) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
+	var lines []string
+	for line := range strings.Lines(strings.TrimSpace(text)) {
+		if strings.HasPrefix(line, "\t/") {
+			lines = lines[:max(0, len(lines)-1)]
+			continue
+		}
+		lines = append(lines, strings.TrimSuffix(line, "\n"))
+	}
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }

@@ -185,3 +185,20 @@ func TestSummary(t *testing.T) {
 		}
 	}
 }
+
+// restic prints where in itself an error came from; the reason is what counts.
+func TestLast(t *testing.T) {
+	const said = `Fatal: unable to save snapshot: server response unexpected: 500 Internal Server Error (500)
+github.com/restic/restic/internal/backend/rest.(*Backend).Save
+	/build/restic-0.14.0/src/internal/backend/rest/rest.go:138
+runtime.goexit
+	/usr/lib/go-1.19/src/runtime/asm_amd64.s:1594
+the end`
+	const want = "Fatal: unable to save snapshot: server response unexpected: 500 Internal Server Error (500)\nthe end"
+	if got := last(said, 5); got != want {
+		t.Errorf("last() = %q, want %q", got, want)
+	}
+	if got := last("a\nb\nc\n", 2); got != "b\nc" {
+		t.Errorf("last() = %q, want the last two lines", got)
+	}
+}
