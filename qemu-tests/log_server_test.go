@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -80,18 +81,18 @@ func (s *rsyslogd) own() string {
 	return string(data)
 }
 
-// expect waits until a message with text arrived, and returns its line.
-func (s *rsyslogd) expect(m *vm.VM, text string) string {
+// expect waits until a message with all of texts arrived, and returns its line.
+func (s *rsyslogd) expect(m *vm.VM, texts ...string) string {
 	s.t.Helper()
 	for ctx := within(s.t, m, 30*time.Second); ; {
 		for line := range strings.Lines(s.text()) {
-			if strings.Contains(line, text) {
+			if !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(line, text) }) {
 				return strings.TrimSpace(line)
 			}
 		}
 		select {
 		case <-ctx.Done():
-			s.t.Fatalf("no message with %q arrived; the server says: %.2000s", text, s.own())
+			s.t.Fatalf("no message with %q arrived among %d bytes; the server says: %.2000s", texts, len(s.text()), s.own())
 		case <-time.After(200 * time.Millisecond):
 		}
 	}

@@ -70,11 +70,8 @@ func auditArrives(t *testing.T, m *vm.VM, f *proof.Fixture, s *rsyslogd) {
 	s.t = t
 	mark := secret(t)
 	run(t, m, rootShell(t, m, f), "auditctl -m ward-audit-"+mark)
-	if line := s.expect(m, "ward-audit-"+mark); !strings.Contains(line, "type=USER") {
-		t.Errorf("the record arrived as %q, want an audit record", line)
-	} else {
-		t.Log(line)
-	}
+	// That auditctl was called is recorded too; the record is what it was told.
+	t.Log(s.expect(m, "ward-audit-"+mark, "type=USER "))
 }
 
 // distrusted shows the machine servers that it must not trust. Each is refused
@@ -103,11 +100,8 @@ func distrusted(t *testing.T, m *vm.VM, f *proof.Fixture, s *rsyslogd) {
 			s.start()
 			mark := "ward-distrust-" + secret(t)
 			// A new rsyslogd tries at once instead of after the pause that has grown.
-			run(t, m, root, "systemctl restart rsyslog.service && logger -t ward-test "+mark+" && sleep 8")
-			waits := run(t, m, root, "grep -ac "+mark+" /var/spool/rsyslog/ward-remote-log.0* | head -1; true")
-			if strings.TrimSpace(waits) == "" || strings.HasSuffix(strings.TrimSpace(waits), "0") {
-				t.Errorf("grep for the message in the queue on disk counts %q, want it there", waits)
-			}
+			run(t, m, root, "systemctl restart rsyslog.service && logger -t ward-test "+mark)
+			run2(t, m, root, "for i in $(seq 100); do grep -aqs "+mark+" /var/spool/rsyslog/ward-remote-log.0* && exit 0; sleep 2; done; echo 'the message is not in the queue on disk'; exit 1")
 			red(t, m, root, "remote-log", "server", c.says)
 			if s.has(mark) {
 				t.Error("the server that must not be trusted has the message")

@@ -169,7 +169,8 @@ func say(t *testing.T, m *vm.VM, line string) {
 func enrolAtConsole(t *testing.T, m *vm.VM, p proof.Person) []byte {
 	t.Helper()
 	say(t, m, p.Name)
-	if _, err := m.Expect(within(t, m, time.Minute), `login: `+p.Name); err != nil {
+	// After a message on the console the name is alone on its line.
+	if _, err := m.Expect(within(t, m, time.Minute), `(?m)(?:^|login: )`+p.Name+`\s*$`); err != nil {
 		t.Fatal(err)
 	}
 	// The question for the password does not end its line, so it is not waited for:
