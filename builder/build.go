@@ -23,6 +23,7 @@ import (
 	"ward/firstboot"
 	"ward/images/distro"
 	"ward/initramfs/handoff"
+	"ward/initramfs/loader"
 )
 
 // build is one run of Build.
@@ -261,7 +262,11 @@ func (b *build) hashPrograms(ctx context.Context) error {
 	for name, path := range map[string]string{"ward": b.Binaries.Ward, "ward-init": b.init(), "wardctl": b.Binaries.Wardctl} {
 		ask(b.inputs.Binaries, name, func() (string, error) { return cache.Sum(path) })
 	}
-	for name, argv := range map[string][]string{"mke2fs": {"mke2fs", "-V"}, "qemu-img": {"qemu-img", "--version"}, "mkfs.vfat": {"mkfs.vfat", "--help"}} {
+	tools := map[string][]string{"mke2fs": {"mke2fs", "-V"}, "qemu-img": {"qemu-img", "--version"}, "mkfs.vfat": {"mkfs.vfat", "--help"}}
+	if b.Image.BIOS() {
+		tools["syslinux"] = []string{"syslinux", "--version"}
+	}
+	for name, argv := range tools {
 		ask(b.inputs.Tools, name, func() (string, error) { return toolVersion(ctx, b.Log, argv) })
 	}
 	wg.Wait()
@@ -458,7 +463,7 @@ func (b *build) bakeSystem(ctx context.Context, fresh bool) error {
 	e, hit, err := b.cache.Get(ctx, "system", b.digest, fresh, func(ctx context.Context, dir string) error {
 		return b.inside(ctx, Inside{Bake: &BakeSpec{
 			Unpacked: b.unpacked.Dir, Output: dir,
-			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version},
+			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version, RootShare: b.Image.Disk.RootShare},
 			Config: b.initConfig(), Profile: b.Profile, Modules: b.Image.Modules, Cmdline: b.cmdline(),
 			Wardctl: b.Binaries.Wardctl, Init: b.init(), EmbedKey: b.EmbedKey,
 			RootSize: b.Image.Disk.Root.Bytes(), RootUUID: b.id("root file system"), Fstab: b.fstab(), Sources: b.sources(), Epoch: b.epoch(),
@@ -490,21 +495,36 @@ func (b *build) disk(ctx context.Context) error {
 	if err := readJSON(b.baked.Path(bakedFile), &baked); err != nil {
 		return err
 	}
-	loader := filepath.Join(b.work, "loader.conf")
-	if err := os.WriteFile(loader, []byte("timeout 0\neditor no\n"), 0o644); err != nil {
+	conf := filepath.Join(b.work, "loader.conf")
+	if err := os.WriteFile(conf, []byte("timeout 0\neditor no\n"), 0o644); err != nil {
 		return err
 	}
-	defer os.Remove(loader)
+	defer os.Remove(conf)
 	if err := os.Setenv("SOURCE_DATE_EPOCH", strconv.FormatInt(b.epoch(), 10)); err != nil { // mtools and go-diskfs read it
 		return err
 	}
+	// The first kernel has no counter: there is none to fall back to.
+	files := map[string]string{
+		"/EFI/BOOT/BOOTX64.EFI":                        b.baked.Path(loaderFile),
+		"/" + loader.UKI{Version: baked.Kernel}.Path(): b.baked.Path(ukiFile),
+		"/loader/loader.conf":                          conf,
+	}
+	var sector string
+	if b.Image.BIOS() {
+		if sector, err = disk.BootSector(); err != nil {
+			return err
+		}
+		config := filepath.Join(b.work, "syslinux.cfg")
+		if err := os.WriteFile(config, []byte(loader.Syslinux([]string{baked.Kernel}, b.cmdline())), 0o644); err != nil {
+			return err
+		}
+		defer os.Remove(config)
+		files["/"+loader.SyslinuxConfig] = config
+		files["/"+loader.BIOSKernel(baked.Kernel)], files["/"+loader.BIOSInitrd(baked.Kernel)] = b.baked.Path(kernelFile), b.baked.Path(initrdFile)
+	}
 	return disk.Write(ctx, b.Log, filepath.Join(b.work, rawFile), disk.Layout{
-		GUID: b.id("disk"),
-		ESP: disk.ESP{GUID: b.id("esp"), Size: b.Image.Disk.ESP.Bytes(), Files: map[string]string{
-			"/EFI/BOOT/BOOTX64.EFI":                    b.baked.Path(loaderFile),
-			"/EFI/Linux/ward-" + baked.Kernel + ".efi": b.baked.Path(ukiFile),
-			"/loader/loader.conf":                      loader,
-		}},
+		GUID: b.id("disk"), BIOS: sector,
+		ESP:  disk.ESP{GUID: b.id("esp"), Size: b.Image.Disk.ESP.Bytes(), Files: files},
 		Root: disk.Root{GUID: b.id("root"), Size: b.Image.Disk.Root.Bytes(), File: b.baked.Path(rootFile)},
 		PHI:  disk.PHI{GUID: b.id("phi-data"), Name: "phi-data", Size: b.Image.Disk.PHI.Bytes()},
 	})

@@ -9,6 +9,8 @@
 package images
 
 import (
+	"slices"
+
 	"ward/images/distro"
 )
 
@@ -40,6 +42,9 @@ type Image struct {
 	// Which kernel modules are in the initramfs: names of sets (virtio, nvme, scsi,
 	// hyperv, vmware, xen, usb, mmc, tpm, net, or generic for all of them) and of modules.
 	Modules Modules `yaml:"modules" json:"modules" jsonschema:"minItems=1,pattern=^[a-z0-9][a-z0-9_-]*$,example=virtio"`
+	// What starts the machine: uefi always, and bios beside it where it is named; one
+	// disk then starts under both. None: uefi.
+	Firmware []string `yaml:"firmware,omitempty" json:"firmware,omitempty" jsonschema:"enum=uefi,enum=bios,example=[uefi]"`
 	// Words added to the kernel line.
 	KernelArgs []string `yaml:"kernel_args,omitempty" json:"kernel_args,omitempty" jsonschema:"example=[quiet]"`
 }
@@ -52,6 +57,9 @@ type Disk struct {
 	Root Size `yaml:"root" json:"root" jsonschema:"example=2GiB"`
 	// The PHI partition, the last one; blank until the first boot.
 	PHI Size `yaml:"phi" json:"phi" jsonschema:"example=512MiB"`
+	// What root gets of the space that a machine's disk has beyond these sizes, in
+	// percent, on the first boot; PHI gets the rest, and all that comes later.
+	RootShare int `yaml:"root_share,omitempty" json:"root_share,omitempty" jsonschema:"minimum=0,maximum=90"`
 }
 
 // Modules names sets of kernel modules and single ones. In YAML it may be one word.
@@ -65,6 +73,9 @@ func (m *Modules) UnmarshalText(text []byte) error {
 
 // Row returns what is known of the image's release.
 func (i *Image) Row() (distro.Release, error) { return distro.Find(i.Distro, i.Release) }
+
+// BIOS tells whether the disk starts under a BIOS as well.
+func (i *Image) BIOS() bool { return slices.Contains(i.Firmware, "bios") }
 
 // KernelPackage is the package that the kernel comes from.
 func (i *Image) KernelPackage() (string, error) {

@@ -65,13 +65,14 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if img.Disk != (Disk{64 * MiB, 4 * GiB, 32 * MiB}) || !slices.Equal(img.Modules, Modules{"generic", "my_module"}) || len(img.Mirrors) != 2 || img.KernelArgs[1] != "hugepages=4" {
+	if img.Disk != (Disk{64 * MiB, 4 * GiB, 32 * MiB, 0}) || !slices.Equal(img.Modules, Modules{"generic", "my_module"}) || len(img.Mirrors) != 2 || img.KernelArgs[1] != "hugepages=4" {
 		t.Errorf("Load() = %+v, want what the file says", img)
 	}
 }
 
 func TestLoadFaults(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, want string }{
+		{"platform", "quiet", "ignition.platform.id=aws", `kernel_args[0]: is platform "aws", whose metadata service is not supported; a config can come by firmware configuration`},
 		{"unknown key", "keyring:", "keyrings:", ":6:1: keyrings: is not a known key; did you mean keyring?"},
 		{"missing", "arch: amd64\n", "", `arch: is missing; add a line such as "arch: amd64"`},
 		{"missing size", "root: 4GiB, ", "", `disk.root: is missing; add a line such as "root: 2GiB"`},

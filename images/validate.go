@@ -25,6 +25,10 @@ func (c check) all() {
 	once(c.d, "formats", c.img.Formats)
 	c.platforms()
 	once(c.d, "packages", c.img.Packages)
+	once(c.d, "firmware", c.img.Firmware)
+	if len(c.img.Firmware) > 0 && !slices.Contains(c.img.Firmware, "uefi") {
+		c.d.Fault("firmware", "add uefi", "has no uefi, without which there is no kernel that falls back to its predecessor")
+	}
 	once(c.d, "modules", c.img.Modules)
 }
 
@@ -127,6 +131,7 @@ func (c check) kernelArgs() {
 	for i, a := range c.img.KernelArgs {
 		at := fmt.Sprintf("kernel_args[%d]", i)
 		key, _, _ := strings.Cut(a, "=")
+		c.platform(at, a)
 		switch {
 		case a == "" || strings.ContainsFunc(a, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' }):
 			c.d.Fault(at, "one word an entry", "is %q, which is not one plain word", a)

@@ -33,6 +33,9 @@ type Layout struct {
 	ESP  ESP
 	Root Root
 	PHI  PHI
+	// BIOS is the boot sector of syslinux for GPT, a file of the host; empty: the
+	// disk does not start under a BIOS.
+	BIOS string
 }
 
 // ESP is the FAT32 partition that the firmware reads.
@@ -80,6 +83,9 @@ func Write(ctx context.Context, log *slog.Logger, path string, l Layout) (err er
 	defer func() { err = errors.Join(err, d.Close()) }()
 
 	esp := partition(1, "esp", espType, l.ESP.GUID, alignment, l.ESP.Size)
+	if l.BIOS != "" {
+		esp.Attributes = legacyBoot
+	}
 	root := partition(2, "root", handoff.RootType, l.Root.GUID, alignment+up(l.ESP.Size), l.Root.Size)
 	phi := partition(3, l.PHI.Name, handoff.PHIType, l.PHI.GUID, alignment+up(l.ESP.Size)+up(l.Root.Size), l.PHI.Size)
 	table := &gpt.Table{
@@ -91,6 +97,11 @@ func Write(ctx context.Context, log *slog.Logger, path string, l Layout) (err er
 	}
 	if err := writeESP(ctx, log, path, l.ESP, int64(esp.Start)*sector); err != nil {
 		return fmt.Errorf("disk: esp: %w", err)
+	}
+	if l.BIOS != "" {
+		if err := writeBIOS(ctx, log, path, l.BIOS, int64(esp.Start)*sector); err != nil {
+			return fmt.Errorf("disk: bios: %w", err)
+		}
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
