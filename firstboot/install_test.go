@@ -53,6 +53,7 @@ func tree(t *testing.T, dir string) string {
 const installed = `-rwxr-xr-x etc/kernel/postinst.d/zz-ward
 -rwxr-xr-x etc/kernel/postrm.d/zz-ward
 Lrwxrwxrwx etc/systemd/system/multi-user.target.wants/ward-apply.service -> /usr/lib/systemd/system/ward-apply.service
+Lrwxrwxrwx etc/systemd/system/multi-user.target.wants/ward-kernel-good.service -> /usr/lib/systemd/system/ward-kernel-good.service
 Lrwxrwxrwx etc/systemd/system/multi-user.target.wants/ward-reencrypt.service -> /usr/lib/systemd/system/ward-reencrypt.service
 Lrwxrwxrwx etc/systemd/system/multi-user.target.wants/ward-verify.service -> /usr/lib/systemd/system/ward-verify.service
 Lrwxrwxrwx etc/systemd/system/timers.target.wants/ward-risk.timer -> /usr/lib/systemd/system/ward-risk.timer
@@ -60,6 +61,7 @@ Lrwxrwxrwx etc/systemd/system/timers.target.wants/ward-verify.timer -> /usr/lib/
 -rw-r--r-- usr/lib/systemd/system/ssh.service.d/10-ward.conf
 -rw-r--r-- usr/lib/systemd/system/ward-apply.service
 -rw-r--r-- usr/lib/systemd/system/ward-failed.service
+-rw-r--r-- usr/lib/systemd/system/ward-kernel-good.service
 -rw-r--r-- usr/lib/systemd/system/ward-reencrypt.service
 -rw-r--r-- usr/lib/systemd/system/ward-risk.service
 -rw-r--r-- usr/lib/systemd/system/ward-risk.timer

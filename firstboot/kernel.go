@@ -16,14 +16,13 @@ import (
 
 	"ward/initramfs"
 	"ward/initramfs/handoff"
+	"ward/initramfs/loader"
 	"ward/initramfs/uki"
 )
 
 // Where the boot loader looks, and what a machine needs to make its own UKI.
 const (
 	espMount    = "efi"
-	ukiDir      = "EFI/Linux" // Boot Loader Specification, type 2
-	ukiPrefix   = "ward-"
 	initBinary  = LibDir + "/init"
 	cmdlinePath = LibDir + "/cmdline"
 )
@@ -32,30 +31,110 @@ const (
 var kernelVersion = regexp.MustCompile(`^[0-9][A-Za-z0-9._+~-]{0,100}$`)
 
 // UpdateKernel makes the initramfs and the UKI of an installed kernel and puts
-// the UKI where the boot loader finds it. The UKI of the running kernel stays,
-// so that the machine can always start the kernel that works.
+// the UKI where the boot loader finds it. It gets a few tries: a kernel that does
+// not finish a boot gives way to the one before. The UKI of the running kernel
+// stays, also where this one has the same version.
 func (m *Machine) UpdateKernel(ctx context.Context, version string) error {
 	if !kernelVersion.MatchString(version) {
 		return fmt.Errorf("kernel version %q: not one", version)
 	}
-	image, err := m.buildUKI(version)
+	parts, err := m.kernelParts(version)
 	if err != nil {
 		return fmt.Errorf("kernel %s: %w", version, err)
 	}
+	var image bytes.Buffer
+	if err := uki.Write(&image, parts); err != nil {
+		return fmt.Errorf("kernel %s: %w", version, err)
+	}
 	return m.withESP(ctx, func(esp *os.Root) error {
-		if err := m.makeRoom(esp, version, int64(len(image))); err != nil {
+		_, err := esp.Stat(loader.SyslinuxConfig)
+		bios := err == nil
+		need := int64(image.Len())
+		if bios {
+			need += int64(len(parts.Linux) + len(parts.Initrd))
+		}
+		if err := m.makeRoom(esp, version, need); err != nil {
 			return err
 		}
-		name := path.Join(ukiDir, ukiPrefix+version+".efi")
-		if err := esp.MkdirAll(ukiDir, 0o755); err != nil {
+		if err := esp.MkdirAll(loader.UKIDir, 0o755); err != nil {
 			return err
 		}
-		if err := writeESP(esp, name, image); err != nil {
+		name, err := installUKI(esp, version, image.Bytes())
+		if err == nil && bios {
+			err = m.installBIOS(esp, version, parts)
+		}
+		if err != nil {
 			return fmt.Errorf("kernel %s: %w", version, err)
 		}
-		m.log.Info("kernel is bootable", "version", version, "uki", "/"+espMount+"/"+name, "bytes", len(image))
+		m.log.Info("kernel is bootable", "version", version, "uki", "/"+espMount+"/"+name, "bios", bios, "bytes", need)
 		return nil
 	})
+}
+
+// installUKI writes a UKI that was not started yet. A proved one of the same
+// version is kept under another name, after which the loader tries it.
+func installUKI(esp *os.Root, version string, image []byte) (string, error) {
+	all, err := ukis(esp)
+	if err != nil {
+		return "", err
+	}
+	fresh := loader.New(version)
+	proved := loader.UKI{Version: version}
+	if slices.Contains(all, proved) {
+		old, err := esp.ReadFile(proved.Path())
+		if err != nil {
+			return "", err
+		}
+		if bytes.Equal(old, image) { // as it would be: nothing has to prove itself
+			return proved.Path(), removeUKIs(esp, all, func(u loader.UKI) bool { return u.Version == version && u.Counted })
+		}
+		if err := esp.Rename(proved.Path(), loader.UKI{Version: version, Old: true}.Path()); err != nil {
+			return "", err
+		}
+	}
+	if err := writeESP(esp, fresh.Path(), image); err != nil {
+		return "", err
+	}
+	return fresh.Path(), removeUKIs(esp, all, func(u loader.UKI) bool {
+		return u.Version == version && u.Counted && u != fresh
+	})
+}
+
+func removeUKIs(esp *os.Root, all []loader.UKI, which func(loader.UKI) bool) error {
+	var errs []error
+	for _, u := range all {
+		if which(u) {
+			errs = append(errs, esp.Remove(u.Path()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// installBIOS writes the kernel and its initramfs for syslinux, which reads no
+// UKI. The new kernel is the first; a BIOS has nothing to count boots with, so the
+// others are to be chosen by hand.
+func (m *Machine) installBIOS(esp *os.Root, version string, parts uki.Parts) error {
+	for name, data := range map[string][]byte{loader.BIOSKernel(version): parts.Linux, loader.BIOSInitrd(version): parts.Initrd} {
+		if err := writeESP(esp, name, data); err != nil {
+			return err
+		}
+	}
+	return writeSyslinux(esp, version, parts.Cmdline)
+}
+
+// writeSyslinux lists the kernels that syslinux can start, first the named one.
+func writeSyslinux(esp *os.Root, first, cmdline string) error {
+	names, err := fs.Glob(esp.FS(), loader.BIOSKernel("*"))
+	if err != nil {
+		return err
+	}
+	versions := []string{first}
+	for _, n := range slices.Backward(names) {
+		if v := strings.TrimPrefix(n, loader.BIOSKernel("")); v != first {
+			versions = append(versions, v)
+		}
+	}
+	return writeESP(esp, loader.SyslinuxConfig, []byte(loader.Syslinux(versions, cmdline)))
 }
 
 // RemoveKernel takes the UKI of a kernel away whose package is removed. The
@@ -69,18 +148,42 @@ func (m *Machine) RemoveKernel(ctx context.Context, version string) error {
 		if err != nil {
 			return err
 		}
-		if !slices.Contains(all, version) {
+		var rest []string
+		for _, u := range all {
+			if u.Version != version {
+				rest = append(rest, u.Version)
+			}
+		}
+		if len(rest) == len(all) {
 			return nil
 		}
-		if len(all) == 1 {
+		if len(rest) == 0 {
 			return errHint(fmt.Errorf("kernel %s is the only one that the machine can start", version), "install another kernel first")
 		}
-		return esp.Remove(path.Join(ukiDir, ukiPrefix+version+".efi"))
+		return m.removeKernel(esp, all, version, slices.Max(rest))
 	})
 }
 
-// buildUKI joins kernel, initramfs, kernel line and stub.
-func (m *Machine) buildUKI(version string) ([]byte, error) {
+// removeKernel removes what starts a version; next is what a BIOS starts then.
+func (m *Machine) removeKernel(esp *os.Root, all []loader.UKI, version, next string) error {
+	if err := removeUKIs(esp, all, func(u loader.UKI) bool { return u.Version == version }); err != nil {
+		return err
+	}
+	if _, err := esp.Stat(loader.BIOSKernel(version)); err != nil {
+		return nil
+	}
+	cmdline, err := m.root.ReadFile(cmdlinePath)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(esp.Remove(loader.BIOSKernel(version)), esp.Remove(loader.BIOSInitrd(version))); err != nil {
+		return err
+	}
+	return writeSyslinux(esp, next, strings.TrimSpace(string(cmdline)))
+}
+
+// kernelParts are kernel, initramfs, kernel line and stub.
+func (m *Machine) kernelParts(version string) (uki.Parts, error) {
 	var errs []error
 	read := func(name string) []byte {
 		b, err := m.root.ReadFile(name)
@@ -94,26 +197,20 @@ func (m *Machine) buildUKI(version string) ([]byte, error) {
 	}
 	modules, err := m.root.OpenRoot("usr/lib/modules/" + version)
 	if err := errors.Join(append(errs, err)...); err != nil {
-		return nil, err
+		return parts, err
 	}
 	defer modules.Close()
 	keys, err := m.embeddedKeys()
 	if err != nil {
-		return nil, err
+		return parts, err
 	}
 	var initrd bytes.Buffer
-	if _, err := initramfs.Build(&initrd, initramfs.Spec{
+	_, err = initramfs.Build(&initrd, initramfs.Spec{
 		Init: init, KernelVersion: version, ModulesFS: modules.FS(),
 		Modules: m.facts.Image.Modules, Config: m.facts.Image.Init, Keys: keys,
-	}); err != nil {
-		return nil, err
-	}
+	})
 	parts.Initrd = initrd.Bytes()
-	var out bytes.Buffer
-	if err := uki.Write(&out, parts); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), nil
+	return parts, err
 }
 
 // embeddedKeys are the key files that a laboratory's image has in its initramfs.
@@ -162,15 +259,17 @@ func (m *Machine) withESP(ctx context.Context, f func(*os.Root) error) (err erro
 	return f(esp)
 }
 
-// ukis lists the kernels that the boot loader finds.
-func ukis(esp *os.Root) ([]string, error) {
-	names, err := fs.Glob(esp.FS(), path.Join(ukiDir, ukiPrefix+"*.efi"))
+// ukis lists what the boot loader finds of ours.
+func ukis(esp *os.Root) ([]loader.UKI, error) {
+	names, err := fs.Glob(esp.FS(), path.Join(loader.UKIDir, "*"))
 	if err != nil {
 		return nil, err
 	}
-	var all []string
+	var all []loader.UKI
 	for _, n := range names {
-		all = append(all, strings.TrimSuffix(strings.TrimPrefix(path.Base(n), ukiPrefix), ".efi"))
+		if u, ok := loader.Parse(n); ok {
+			all = append(all, u)
+		}
 	}
 	return all, nil
 }
@@ -201,14 +300,17 @@ func (m *Machine) makeRoom(esp *os.Root, version string, need int64) error {
 		if have >= need+1<<20 {
 			return nil
 		}
-		if old == running || old == version {
+		if old.Version == running || old.Version == version {
 			continue
 		}
-		if _, err := m.root.Stat("boot/vmlinuz-" + old); err == nil {
+		if _, err := m.root.Stat("boot/vmlinuz-" + old.Version); err == nil {
 			continue
 		}
-		m.log.Info("kernel is gone", "version", old)
-		if err := esp.Remove(path.Join(ukiDir, ukiPrefix+old+".efi")); err != nil {
+		m.log.Info("kernel is gone", "version", old.Version)
+		if err := m.removeKernel(esp, all, old.Version, running); err != nil {
+			return err
+		}
+		if all, err = ukis(esp); err != nil {
 			return err
 		}
 	}

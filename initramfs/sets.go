@@ -22,7 +22,7 @@ var Sets = []Set{
 		// aesni_intel brings its own xts.
 		Name: "base",
 		Load: []string{"aesni_intel|xts", "dm_crypt"},
-		Have: []string{"ext4", "vfat", "nls_cp437", "nls_iso8859_1", "nls_ascii", "nls_utf8", "qemu_fw_cfg"},
+		Have: []string{"ext4", "vfat", "nls_cp437", "nls_iso8859_1", "nls_ascii", "nls_utf8", "qemu_fw_cfg", "efivarfs"},
 	},
 	{Name: "virtio", Load: []string{"virtio_pci", "virtio_blk"}, Have: []string{"virtio_scsi", "sd_mod", "virtio_mmio"}},
 	{Name: "nvme", Have: []string{"nvme"}},

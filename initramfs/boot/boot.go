@@ -79,6 +79,9 @@ func Run(opts Options) error {
 	m.log = log
 	if err := m.boot(level); err != nil {
 		m.log.Error(err.Error())
+		if m.counted() {
+			err = fmt.Errorf("%w: %w", ErrTried, err)
+		}
 		restore()
 		return err
 	}

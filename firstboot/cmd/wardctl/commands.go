@@ -286,21 +286,30 @@ func statusCommand(open opener) *cobra.Command {
 }
 
 func initramfsCommand(open opener) *cobra.Command {
-	var remove bool
+	var remove, good bool
 	c := &cobra.Command{
 		Use:   "initramfs VERSION",
 		Short: "make an installed kernel bootable (the package manager's hooks call it)",
 		Long: `initramfs makes ward's initramfs for the installed kernel VERSION, joins both with
 the kernel line to a unified kernel image, and puts it on the EFI system
-partition. The running kernel stays bootable.`,
+partition. The running kernel stays bootable, and is started again when the new one
+does not finish a boot in three tries.`,
 		Example: "  wardctl initramfs $(uname -r)",
-		Args:    cobra.ExactArgs(1),
+		Args: func(c *cobra.Command, args []string) error {
+			if good {
+				return cobra.NoArgs(c, args)
+			}
+			return cobra.ExactArgs(1)(c, args)
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			m, err := open()
 			if err != nil {
 				return err
 			}
 			defer m.Close()
+			if good {
+				return m.KernelIsGood(c.Context())
+			}
 			if remove {
 				return m.RemoveKernel(c.Context(), args[0])
 			}
@@ -308,5 +317,7 @@ partition. The running kernel stays bootable.`,
 		},
 	}
 	c.Flags().BoolVar(&remove, "remove", false, "take the kernel's image away instead")
+	c.Flags().BoolVar(&good, "good", false, "the running kernel has finished a boot: count no longer (ward-kernel-good.service)")
+	c.MarkFlagsMutuallyExclusive("remove", "good")
 	return c
 }

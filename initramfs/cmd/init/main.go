@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -20,6 +21,13 @@ func main() {
 	err := run()
 	// PID 1 must not end: the kernel would panic, and a machine that reboots on
 	// panic would try for ever. What happened is on the console.
+	// One that the boot loader counts tries only until the former kernel's turn comes.
+	if errors.Is(err, boot.ErrTried) {
+		fmt.Fprintln(os.Stderr, "ward-init: the machine starts again:", err)
+		unix.Sync()
+		time.Sleep(time.Second)
+		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	}
 	fmt.Fprintln(os.Stderr, "ward-init: the machine is switched off:", err)
 	unix.Sync()
 	time.Sleep(time.Second) // a serial line needs it to say so
