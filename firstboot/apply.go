@@ -182,13 +182,16 @@ func (m *Machine) steps(c *Config) ([]Step, error) {
 			return writeJSON(m.root, clean(machine.Path), c.Machine, 0o600)
 		}},
 		{Name: "hostname", Run: func(ctx context.Context) error { return m.hostname(c.Machine.Hostname) }},
+		{Name: "network", Run: func(ctx context.Context) error { return m.network(ctx, c.Machine.Network) }},
 		{Name: "host keys", Run: m.hostKeys},
 		{Name: "groups", Run: func(ctx context.Context) error { return m.groups(ctx, c.ign.Passwd.Groups) }},
 		{Name: "files", Run: func(ctx context.Context) error {
 			return files.apply(ctx, c, func(n types.Node) bool { return !later(n) })
 		}},
+		{Name: "size of the disk", Always: true, Run: m.growDisks},
 		{Name: "volumes", Always: true, Run: m.prepareVolumes},
 		{Name: "mounts", Always: true, Run: m.mountVolumes},
+		{Name: "size of the volumes", Always: true, Run: m.growVolumes},
 		{Name: "recovery keys", Always: true, Run: m.sealRecoveryKeys},
 	}
 	for _, ctl := range control.Catalogue(&m.facts.Profile, m.facts.Release) {

@@ -23,6 +23,10 @@ type ImageFacts struct {
 	// Modules of the initramfs, by name or by set, for the next one; empty means virtio.
 	Modules []string `json:"modules,omitempty"`
 
+	// RootShare is what root gets of the space that the disk has beyond the image, in
+	// percent, on the first boot; PHI gets the rest, and all that comes later.
+	RootShare int `json:"root_share,omitempty"`
+
 	// Init is what init was told at build time. wardctl finds its key sources in
 	// it when it formats the blank volume, and needs it to make a new initramfs.
 	Init handoff.Config `json:"-"`

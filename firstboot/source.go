@@ -43,6 +43,9 @@ var errNoConfig = errors.New("no config: neither firmware, nor a config drive, n
 // findConfig returns the machine's config and where it is from: the firmware, a
 // config drive, the URL of the kernel line, or the one of the last boot.
 func (m *Machine) findConfig(ctx context.Context) (raw []byte, from string, err error) {
+	if err := m.checkPlatform(); err != nil {
+		return nil, "", err
+	}
 	for _, source := range []struct {
 		name string
 		read func(context.Context) ([]byte, error)
