@@ -189,6 +189,7 @@ func startRest(t *testing.T, f *proof.Fixture) *rest {
 	f.Config.Backup = &machinefile.Backup{
 		Repository: fmt.Sprintf("rest:https://%s:%d/clinic", vm.HostAddr, s.server.Port()), Password: password, CA: string(f.Lab.CA.PEM),
 	}
+	s.backup = f.Config.Backup
 	if err := f.Write(); err != nil {
 		t.Fatal(err)
 	}
@@ -208,9 +209,9 @@ func (s *rest) test(t *testing.T, m *vm.VM, root *vm.RootShell, logs *rsyslogd) 
 	drilled(t, m, root)
 	t.Run("AppendOnly", func(t *testing.T) {
 		// Whoever has taken the machine over has its password too.
-		out, code, err := root.Run(within(t, m, time.Minute), `umask 077; sed -n 's/.*"repository":"\([^"]*\)","password":"\([^"]*\)".*/\1 \2/p' /etc/ward/machine.json >/run/evil
-read -r r p </run/evil; printf '%b' "$(sed -n 's/.*"ca":"\([^"]*\)".*/\1/p' /etc/ward/machine.json | tail -1)" >/run/evil.ca
-RESTIC_PASSWORD=$p restic -r "$r" --no-cache --cacert /run/evil.ca forget `+first[0].ID+` 2>&1; code=$?; rm -f /run/evil /run/evil.ca; exit $code`)
+		out, code, err := root.Run(within(t, m, time.Minute), fmt.Sprintf(`umask 077; printf '%%s' '%s' >/run/evil.ca
+RESTIC_PASSWORD=%s restic -r %s --no-cache --cacert /run/evil.ca forget %s 2>&1; code=$?; rm -f /run/evil.ca; exit $code`,
+			s.backup.CA, s.backup.Password, s.backup.Repository, first[0].ID))
 		t.Logf("restic forget from the machine: exit code %d, %v: %.300s", code, err, out)
 		if !strings.Contains(out, "403") {
 			t.Errorf("restic forget says %q, want that the server forbids it", out)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ward/builder/proof/lab"
+	machinefile "ward/profiles/machine"
 )
 
 // trusted is the side that keeps the repository: restic on the host, on the
@@ -106,6 +107,7 @@ type rest struct {
 	pair   lab.Pair
 	addr   string
 	side   trusted
+	backup *machinefile.Backup // what the machine was told
 }
 
 // start starts the server with room for so many bytes; 0: no limit.

@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -124,12 +125,15 @@ func (b *Backup) options() []string {
 	return options
 }
 
+// place is where in a program's source a line of its stack is.
+var place = regexp.MustCompile(`^\t\S+\.(go|s):\d+`)
+
 // last returns the last n lines of a text that say something: restic prints the
 // stack of some errors, a function and below it, indented, where it is.
 func last(text string, n int) string {
 	var lines []string
 	for line := range strings.Lines(strings.TrimSpace(text)) {
-		if strings.HasPrefix(line, "\t/") {
+		if place.MatchString(line) {
 			lines = lines[:max(0, len(lines)-1)]
 			continue
 		}

@@ -192,7 +192,7 @@ func TestLast(t *testing.T) {
 github.com/restic/restic/internal/backend/rest.(*Backend).Save
 	/build/restic-0.14.0/src/internal/backend/rest/rest.go:138
 runtime.goexit
-	/usr/lib/go-1.19/src/runtime/asm_amd64.s:1594
+	runtime/asm_amd64.s:1594
 the end`
 	const want = "Fatal: unable to save snapshot: server response unexpected: 500 Internal Server Error (500)\nthe end"
 	if got := last(said, 5); got != want {
