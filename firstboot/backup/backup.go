@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -92,6 +93,10 @@ func (b *Backup) restic(ctx context.Context, args ...string) (stdout string, err
 	for key, value := range b.c.Repository.Env {
 		cmd.Env = append(cmd.Env, key+"="+value)
 	}
+	// What an earlier ssh said is not this one's reason.
+	if err := os.Remove(b.sshLog()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
 	var out, faults bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &faults
 	b.log.Debug("run", "argv", args)
@@ -102,10 +107,19 @@ func (b *Backup) restic(ctx context.Context, args ...string) (stdout string, err
 		} else {
 			return "", fmt.Errorf("restic %s: %w\nhint: the image needs the package restic", args[0], err)
 		}
-		return out.String(), &Fault{Kind: classify(code, faults.String()+out.String()), Command: args[0], Exit: code, Text: last(faults.String(), 5)}
+		said, err := os.ReadFile(b.sshLog())
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return out.String(), err
+		}
+		text := string(said) + faults.String()
+		return out.String(), &Fault{Kind: classify(code, text+out.String()), Command: args[0], Exit: code, Text: last(text, 5)}
 	}
 	return out.String(), nil
 }
+
+// sshLog is where ssh writes why it ends. On its standard error it would pass
+// through restic, which may be gone before it has passed it on.
+func (b *Backup) sshLog() string { return filepath.Join(b.dir, "ssh.log") }
 
 // options are what the kind of repository needs. An SSH that finds another host
 // key, or would have to ask, gives up.
@@ -119,8 +133,8 @@ func (b *Backup) options() []string {
 		if place.Port != "" {
 			at = "-p " + place.Port + " " + at
 		}
-		options = append(options, "-o", fmt.Sprintf("sftp.command=ssh -i %s -o UserKnownHostsFile=%s -o StrictHostKeyChecking=yes -o BatchMode=yes -o IdentitiesOnly=yes -o ServerAliveInterval=30 %s -s sftp",
-			filepath.Join(b.dir, "id"), filepath.Join(b.dir, "known_hosts"), at))
+		options = append(options, "-o", fmt.Sprintf("sftp.command=ssh -E %s -i %s -o UserKnownHostsFile=%s -o StrictHostKeyChecking=yes -o BatchMode=yes -o IdentitiesOnly=yes -o ServerAliveInterval=30 %s -s sftp",
+			b.sshLog(), filepath.Join(b.dir, "id"), filepath.Join(b.dir, "known_hosts"), at))
 	}
 	return options
 }
