@@ -11,12 +11,11 @@ import (
 	"strings"
 	"unicode/utf16"
 
+	"ward/initramfs/handoff"
 	"ward/initramfs/loader"
 )
 
-// bootCountPath is the variable in which systemd-boot leaves the name of the UKI
-// that it counts the boots of: Boot Loader Interface of systemd.
-const bootCountPath = "sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+const bootCountPath = "sys/firmware/efi/efivars/" + handoff.BootCountVariable
 
 // KernelIsGood takes the counter off the name of the UKI that was started: from
 // now on it is one to fall back to. systemd's own program for it is in a package

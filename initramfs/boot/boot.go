@@ -12,11 +12,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"ward/initramfs/boot/cmdline"
 	"ward/initramfs/boot/disks"
@@ -108,14 +105,8 @@ func (m *machine) boot(level *slog.LevelVar) error {
 	if m.config, err = handoff.DecodeConfig(data); err != nil {
 		return err
 	}
-	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
-		return fmt.Errorf("uname: %w", err)
-	}
-	version := unix.ByteSliceToString(uts.Release[:])
-	m.modules, err = modload.New(filepath.Join("/lib/modules", version), m.log)
-	if err != nil {
-		return fmt.Errorf("this initramfs is not for kernel %s: %w", version, err)
+	if m.modules, err = modload.Running(m.log); err != nil {
+		return err
 	}
 	m.disks = disks.New(m.log)
 	events, err := disks.Listen()

@@ -3,20 +3,18 @@ package boot
 import (
 	"errors"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"ward/initramfs/handoff"
 )
 
 // ErrTried is in the error of a boot that the boot loader counts: the next one, or
 // the one after it, starts the kernel that worked.
 var ErrTried = errors.New("this kernel is on trial")
 
-// bootCount is the variable of systemd-boot's Boot Loader Interface that is there
-// while it counts.
-const (
-	efivars   = "/sys/firmware/efi/efivars"
-	bootCount = efivars + "/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
-)
+const efivars = "/sys/firmware/efi/efivars"
 
 // counted tells whether the boot loader counts this boot. Whatever cannot be asked
 // is a no: the machine is then switched off, and counts when it is started again.
@@ -31,6 +29,6 @@ func (m *machine) counted() bool {
 		m.log.Debug("efivarfs", "error", err)
 		return false
 	}
-	_, err := os.Stat(bootCount)
+	_, err := os.Stat(filepath.Join(efivars, handoff.BootCountVariable))
 	return err == nil
 }

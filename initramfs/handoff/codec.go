@@ -13,6 +13,11 @@ import (
 // MaxBytes is the most that a reader takes of any of these files.
 const MaxBytes = 1 << 20
 
+// BootCountVariable is the EFI variable of systemd-boot that is there while it
+// counts the boots of a kernel, with the name of its UKI, as efivarfs calls it:
+// https://systemd.io/BOOT_LOADER_INTERFACE.
+const BootCountVariable = "LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+
 // IdentityFile is the file, beside the key files of a local source, with the
 // client certificate for an https source and its private key, PEM. Neither can be
 // in the image, which every machine has.
@@ -31,12 +36,17 @@ const (
 	Halt    = "halt"
 )
 
-// decode reads one JSON value strictly: unknown fields, a second value and
-// another version are errors.
+// decode is Strict for the files of this package, which are small.
 func decode(what string, data []byte, v any, version *int) error {
 	if len(data) > MaxBytes {
 		return fmt.Errorf("%s: %d bytes are more than %d", what, len(data), MaxBytes)
 	}
+	return Strict(what, data, v, version, Version)
+}
+
+// Strict reads one JSON value: unknown fields, a second value and another version
+// than the known one are errors. version is where v has its own.
+func Strict(what string, data []byte, v any, version *int, known int) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
@@ -45,8 +55,8 @@ func decode(what string, data []byte, v any, version *int) error {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%s: text after the end", what)
 	}
-	if *version != Version {
-		return fmt.Errorf("%s: version %d, this program knows %d", what, *version, Version)
+	if *version != known {
+		return fmt.Errorf("%s: version %d, this program knows %d", what, *version, known)
 	}
 	return nil
 }

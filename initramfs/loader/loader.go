@@ -50,8 +50,9 @@ var counter = regexp.MustCompile(`\+([0-9]{1,9})(?:-([0-9]{1,9}))?$`)
 
 // Parse reads the name of a file, with or without its folder.
 func Parse(name string) (UKI, bool) {
-	text, ok := strings.CutPrefix(path.Base(name), prefix)
-	if text, ok = cutSuffix(text, suffix, ok); !ok {
+	text, ours := strings.CutPrefix(path.Base(name), prefix)
+	text, image := strings.CutSuffix(text, suffix)
+	if !ours || !image {
 		return UKI{}, false
 	}
 	var u UKI
@@ -65,13 +66,6 @@ func Parse(name string) (UKI, bool) {
 	}
 	u.Version, u.Old = strings.CutSuffix(text, oldMark)
 	return u, u.Version != ""
-}
-
-func cutSuffix(s, suffix string, ok bool) (string, bool) {
-	if !ok {
-		return s, false
-	}
-	return strings.CutSuffix(s, suffix)
 }
 
 // Name is the name of the file.

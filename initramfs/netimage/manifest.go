@@ -10,15 +10,14 @@
 package netimage
 
 import (
-	"bytes"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strings"
 	"time"
+
+	"ward/initramfs/handoff"
 )
 
 // Version is the version of the form; a reader refuses another one.
@@ -97,7 +96,7 @@ type Pins struct {
 // DecodePins reads Pins.
 func DecodePins(data []byte) (Pins, error) {
 	var p Pins
-	if err := decode("netboot pins", data, &p, &p.Version); err != nil {
+	if err := handoff.Strict("netboot pins", data, &p, &p.Version, Version); err != nil {
 		return Pins{}, err
 	}
 	if p.PublicKey == "" || p.CA == "" {
@@ -106,28 +105,13 @@ func DecodePins(data []byte) (Pins, error) {
 	return p, nil
 }
 
-func decode(what string, data []byte, v any, version *int) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s: text after the end", what)
-	}
-	if *version != Version {
-		return fmt.Errorf("%s: version %d, this program knows %d", what, *version, Version)
-	}
-	return nil
-}
-
 // Decode reads a manifest whose signature has been verified; see Open.
 func Decode(data []byte) (*Manifest, error) {
 	if len(data) > MaxManifest {
 		return nil, fmt.Errorf("manifest: %d bytes are more than %d", len(data), MaxManifest)
 	}
 	m := &Manifest{}
-	if err := decode("manifest", data, m, &m.Version); err != nil {
+	if err := handoff.Strict("manifest", data, m, &m.Version, Version); err != nil {
 		return nil, err
 	}
 	if err := m.Validate(); err != nil {

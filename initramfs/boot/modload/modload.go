@@ -45,6 +45,20 @@ func New(dir string, log *slog.Logger) (*Loader, error) {
 	return &Loader{dir: dir, table: t, log: log, load: finit, slots: newSlots(runtime.NumCPU()), done: map[string]*result{}}, nil
 }
 
+// Running is New for the kernel that runs.
+func Running(log *slog.Logger) (*Loader, error) {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return nil, fmt.Errorf("uname: %w", err)
+	}
+	version := unix.ByteSliceToString(uts.Release[:])
+	l, err := New(filepath.Join("/lib/modules", version), log)
+	if err != nil {
+		return nil, fmt.Errorf("this initramfs is not for kernel %s: %w", version, err)
+	}
+	return l, nil
+}
+
 // Load loads a module and what it needs. A module that is not in the folder is
 // taken for built in: the builder has refused the others.
 func (l *Loader) Load(name string) error {

@@ -15,11 +15,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"ward/initramfs/boot"
 	"ward/initramfs/boot/cmdline"
@@ -135,12 +132,8 @@ func (in *install) begin(level *slog.LevelVar) error {
 	if in.pins, err = netimage.DecodePins(data); err != nil {
 		return err
 	}
-	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
-		return fmt.Errorf("uname: %w", err)
-	}
-	if in.modules, err = modload.New(filepath.Join("/lib/modules", unix.ByteSliceToString(uts.Release[:])), in.log); err != nil {
-		return fmt.Errorf("this initramfs is not for the kernel: %w", err)
+	if in.modules, err = modload.Running(in.log); err != nil {
+		return err
 	}
 	in.disks = disks.New(in.log)
 	events, err := disks.Listen()

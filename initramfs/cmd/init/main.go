@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,30 +17,13 @@ func main() {
 		fmt.Fprintln(os.Stderr, "init: this program is the first process of a machine and does nothing else")
 		os.Exit(2)
 	}
-	err := run()
-	// PID 1 must not end: the kernel would panic, and a machine that reboots on
-	// panic would try for ever. What happened is on the console.
-	// One that the boot loader counts tries only until the former kernel's turn comes.
+	err := boot.Safely(func() error { return boot.Run(options()) })
+	// A machine that starts again on a failure would try for ever, but for one whose
+	// boot loader counts: that one tries until the former kernel's turn comes.
+	what, how := "is switched off", unix.LINUX_REBOOT_CMD_POWER_OFF
 	if errors.Is(err, boot.ErrTried) {
-		fmt.Fprintln(os.Stderr, "ward-init: the machine starts again:", err)
-		unix.Sync()
-		time.Sleep(time.Second)
-		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+		what, how = "starts again", unix.LINUX_REBOOT_CMD_RESTART
 	}
-	fmt.Fprintln(os.Stderr, "ward-init: the machine is switched off:", err)
-	unix.Sync()
-	time.Sleep(time.Second) // a serial line needs it to say so
-	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
-		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_HALT)
-	}
-	select {}
-}
-
-func run() (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("init is broken: %v", r)
-		}
-	}()
-	return boot.Run(options())
+	fmt.Fprintf(os.Stderr, "ward-init: the machine %s: %v\n", what, err)
+	boot.End(how)
 }

@@ -6,10 +6,10 @@ package main
 import (
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"ward/initramfs/boot"
 	"ward/initramfs/boot/netboot"
 )
 
@@ -19,25 +19,11 @@ func main() {
 		os.Exit(2)
 	}
 	how := unix.LINUX_REBOOT_CMD_RESTART
-	if err := run(); err != nil {
+	if err := boot.Safely(netboot.Run); err != nil {
 		// A machine that tries for ever hides its reason; off is seen by whoever
 		// looks, and the console has the reason.
 		fmt.Fprintln(os.Stderr, "ward-netboot: not installed, the machine is switched off:", err)
 		how = unix.LINUX_REBOOT_CMD_POWER_OFF
 	}
-	unix.Sync()
-	time.Sleep(time.Second) // a serial line needs it to say so
-	if err := unix.Reboot(how); err != nil {
-		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_HALT)
-	}
-	select {}
-}
-
-func run() (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("init is broken: %v", r)
-		}
-	}()
-	return netboot.Run()
+	boot.End(how)
 }
