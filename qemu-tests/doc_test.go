@@ -187,7 +187,13 @@ func rootShell(t *testing.T, m *vm.VM, f *proof.Fixture) *vm.RootShell {
 // run runs a script as root that must succeed, and returns what it printed.
 func run(t *testing.T, m *vm.VM, root *vm.RootShell, script string) string {
 	t.Helper()
-	out, code, err := root.Run(within(t, m, time.Minute), script)
+	return runFor(t, m, root, time.Minute, script)
+}
+
+// runFor is run for what may take that long on a machine with KVM.
+func runFor(t *testing.T, m *vm.VM, root *vm.RootShell, limit time.Duration, script string) string {
+	t.Helper()
+	out, code, err := root.Run(within(t, m, limit), script)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,32 +24,14 @@ import (
 // logs by RELP with a small queue, and reads each backup back as a whole.
 func variant(t *testing.T, officer *age.X25519Identity) *proof.Image {
 	t.Helper()
-	i := image(t)
-	ward := "../.bin/ward"
-	if _, err := os.Stat(ward); err != nil {
-		cannot(t, "%v: make build first", err)
-	}
-	profile := filepath.Join(t.TempDir(), "variant.yaml")
-	if err := os.WriteFile(profile, fmt.Appendf(nil, `name: variant
+	return bakeWith(t, fmt.Sprintf(`name: variant
 description: with an officer, and logs that are confirmed
 extends: hipaa
 controls:
   phi: {recipients: [%s]}
   remote-log: {transport: relp, queue_mib: 16}
   backup: {check_parts: 1}
-`, officer.Recipient()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join(t.TempDir(), "image")
-	out, err := exec.CommandContext(t.Context(), ward, "build", i.Manifest.Image, "--profile", profile, "-o", dir).CombinedOutput()
-	if err != nil {
-		t.Fatalf("ward build: %v: %s", err, out)
-	}
-	v, err := proof.OpenImage(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
+`, officer.Recipient()))
 }
 
 // TestEscrow gives a machine an officer. Its volume gets a recovery key on the

@@ -182,14 +182,7 @@ func (l *loss) send(t *testing.T, root *vm.RootShell, n int) {
 // run2 is run for what takes long.
 func run2(t *testing.T, m *vm.VM, root *vm.RootShell, script string) string {
 	t.Helper()
-	out, code, err := root.Run(within(t, m, 4*time.Minute), script)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if code != 0 {
-		t.Fatalf("%s: exit code %d: %s", script, code, out)
-	}
-	return out
+	return runFor(t, m, root, 4*time.Minute, script)
 }
 
 var lossNumber = regexp.MustCompile(`ward-loss-(\d{6,}) `)

@@ -4,9 +4,6 @@ import (
 	"encoding/base32"
 	"fmt"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -34,26 +31,7 @@ controls:
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	image(t)
-	dir := t.TempDir()
-	profile := filepath.Join(dir, "strict.yaml")
-	if err := os.WriteFile(profile, []byte(strict), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ward, err := filepath.Abs("../.bin/ward")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(ward); err != nil {
-		cannot(t, "%v: make build first", err)
-	}
-	out := filepath.Join(dir, "image")
-	if text, err := exec.CommandContext(t.Context(), ward, "build", image(t).Manifest.Image, "--profile", profile, "-o", out).CombinedOutput(); err != nil {
-		t.Fatalf("ward build: %v\n%s", err, text)
-	}
-	i, err := proof.OpenImage(out)
-	if err != nil {
-		t.Fatal(err)
-	}
+	i := bakeWith(t, strict)
 	if !i.Profile.Controls.MFA.Enabled || !i.Profile.Controls.Firewall.Egress {
 		t.Fatal("the image was baked without the options")
 	}

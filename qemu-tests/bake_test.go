@@ -1,0 +1,32 @@
+package qemutests
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"ward/builder/proof"
+)
+
+// bakeWith bakes the image under test with another profile, the text of its file.
+func bakeWith(t *testing.T, profile string) *proof.Image {
+	t.Helper()
+	const ward = "../.bin/ward"
+	if _, err := os.Stat(ward); err != nil {
+		cannot(t, "%v: make build first", err)
+	}
+	dir := t.TempDir()
+	file, out := filepath.Join(dir, "profile.yaml"), filepath.Join(dir, "image")
+	if err := os.WriteFile(file, []byte(profile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := exec.CommandContext(t.Context(), ward, "build", image(t).Manifest.Image, "--profile", file, "-o", out).CombinedOutput(); err != nil {
+		t.Fatalf("ward build: %v\n%s", err, text)
+	}
+	i, err := proof.OpenImage(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
