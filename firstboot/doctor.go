@@ -11,8 +11,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ward/firstboot/logqueue"
 	"ward/initramfs/boot/keysource"
 	"ward/initramfs/handoff"
+	"ward/profiles/control"
 )
 
 // Trouble is something that is wrong, why, and what to do about it.
@@ -291,18 +293,13 @@ func (m *Machine) askLogQueue(ctx context.Context) ([]Trouble, error) {
 	if p["ActiveState"] != "active" {
 		return []Trouble{{"no log line leaves the machine", "rsyslog is " + p["ActiveState"], "`journalctl -b -u rsyslog` says why; `rsyslogd -N1` checks its configuration"}}, nil
 	}
-	out, err := m.run(ctx, nil, "du", "--summarize", "--block-size=1M", "/var/spool/rsyslog")
+	t := m.target(config)
+	q, full, err := logqueue.Look(ctx, t)
 	if err != nil {
 		return nil, err
 	}
-	text, _, _ := strings.Cut(out, "\t")
-	mib, err := strconv.Atoi(strings.TrimSpace(text))
-	if err != nil {
-		return nil, fmt.Errorf("du printed %q", out)
-	}
-	limit := m.facts.Profile.Controls.RemoteLog.QueueMiB
-	if limit > 0 && mib*100 >= limit*10 {
-		return []Trouble{{fmt.Sprintf("%d MiB of %d MiB of log lines wait to be sent", mib, limit), "the log server " + config.Logging.Server + " is away or refuses this machine",
+	if q.Lines >= control.LogQueueMany {
+		return []Trouble{{fmt.Sprintf("the log server lacks lines: %s (%d%% of %d MiB)", q, full, t.Profile.Controls.RemoteLog.JournalMiB), "the log server " + config.Logging.Server + " is away or refuses this machine",
 			"`journalctl -u rsyslog` names the reason (certificate, name, connection); what waits is sent when the server is back"}}, nil
 	}
 	return nil, nil

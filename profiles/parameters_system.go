@@ -80,8 +80,9 @@ type Integrity struct {
 type RemoteLog struct {
 	// Syslog over TLS, or RELP over TLS, which confirms each message.
 	Transport string `yaml:"transport" json:"transport" jsonschema:"enum=tls,enum=relp"`
-	// MiB on disk for what the server has not taken yet.
-	QueueMiB int `yaml:"queue_mib" json:"queue_mib" jsonschema:"minimum=1,maximum=65536"`
-	// When the queue is full: drop new messages, or block whoever logs.
-	OnFull string `yaml:"on_full" json:"on_full" jsonschema:"enum=drop,enum=block"`
+	// MiB on disk for the journal, which is also what waits for the server in.
+	JournalMiB int `yaml:"journal_mib" json:"journal_mib" jsonschema:"minimum=16,maximum=65536"`
+	// When the server is away until the journal is full: drop the oldest lines, or
+	// halt the machine at 95%, so that no line is lost.
+	OnFull string `yaml:"on_full" json:"on_full" jsonschema:"enum=drop,enum=halt"`
 }

@@ -29,7 +29,7 @@ description: with an officer, and logs that are confirmed
 extends: hipaa
 controls:
   phi: {recipients: [%s]}
-  remote-log: {transport: relp, queue_mib: 16}
+  remote-log: {transport: relp, journal_mib: 16}
   backup: {check_parts: 1}
 `, officer.Recipient()))
 }
@@ -226,24 +226,23 @@ RESTIC_PASSWORD=%s restic -r %s --no-cache --cacert /run/evil.ca forget %s 2>&1;
 	}
 }
 
-// nearlyFull keeps the server away until the queue is nearly full: verify says
+// nearlyFull keeps the server away until the journal is nearly full: verify says
 // so, and the machine goes on, as the profile chooses.
 func nearlyFull(t *testing.T, l *loss) {
 	root := rootShell(t, l.m, l.f)
 	l.s.kill()
-	const many = 40000
-	run2(t, l.m, root, fmt.Sprintf("seq -f 'ward-flood-%%06.0f %s' %d | systemd-cat -t ward-flood && journalctl --sync", l.canary, many))
 	for try := 0; ; try++ {
-		used := strings.TrimSpace(run(t, l.m, root, "sleep 5; du -sk /var/spool/rsyslog | cut -f1"))
-		var kib int
-		if _, err := fmt.Sscan(used, &kib); err != nil {
-			t.Fatalf("du printed %q", used)
+		run2(t, l.m, root, fmt.Sprintf("seq -f 'ward-flood-%%06.0f %s' 4000 | systemd-cat -t ward-flood && journalctl --sync", l.canary))
+		out, code, err := root.Run(within(t, l.m, time.Minute), "wardctl log queue")
+		if err != nil {
+			t.Fatal(err)
 		}
-		if kib > 14<<10 {
+		if code == 1 {
+			t.Log(strings.TrimSpace(out))
 			break
 		}
-		if try == 60 {
-			t.Fatalf("the queue has %d KiB after %d messages", kib, many)
+		if try == 20 {
+			t.Fatalf("after %d messages wardctl log queue says %q", (try+1)*4000, out)
 		}
 	}
 	red(t, l.m, root, "remote-log", "queue", "% full")
@@ -255,7 +254,7 @@ func nearlyFull(t *testing.T, l *loss) {
 		if r.Verdict().String() == "pass" {
 			return
 		}
-		if try == 20 {
+		if try == 40 {
 			green(t, l.m, root, "remote-log")
 			return
 		}

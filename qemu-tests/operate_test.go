@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path"
@@ -439,7 +440,10 @@ func (o *operated) well(t *testing.T) {
 // doctor breaks what usually breaks, one after the other.
 func (o *operated) doctor(t *testing.T) {
 	m, root, f := o.m, o.root, o.f
-	queue := image(t).Profile.Controls.RemoteLog.QueueMiB/10 + 1
+	_, logPort, err := net.SplitHostPort(f.Config.Logging.Server)
+	if err != nil {
+		t.Fatal(err)
+	}
 	_, strange, err := newKey()
 	if err != nil {
 		t.Fatal(err)
@@ -474,7 +478,8 @@ func (o *operated) doctor(t *testing.T) {
 		{"AuditDiskFull", "fallocate -l $(( $(stat -f -c '%a*%S' /var/log/audit) - 40*1024*1024 )) /var/log/full; pkill -TERM -x auditd; sleep 2; ! pgrep -x auditd",
 			"rm /var/log/full; systemctl start auditd; systemctl is-active auditd", "audit", "nothing is audited", "the disk is full", "systemctl start auditd"},
 		{"PHIPermissions", "chmod 0777 /var/data/phi", "chmod 0750 /var/data/phi", "PHI permissions", "/var/data/phi is phi-service:phi-access 777", "ausearch -k phi_access", "chmod 0750 /var/data/phi"},
-		{"LogServerAway", fmt.Sprintf("fallocate -l %dM /var/spool/rsyslog/full", queue), "rm /var/spool/rsyslog/full", "log queue", "MiB of log lines wait to be sent", f.Config.Logging.Server, "journalctl -u rsyslog"},
+		{"LogServerAway", "nft -f - <<'EOF'\ntable inet away {\n chain out {\n  type filter hook output priority -10;\n  tcp dport " + logPort + " reject with tcp reset\n }\n}\nEOF\nseq 3000 | systemd-cat -t ward-flood && journalctl --sync",
+			"nft delete table inet away && systemctl restart rsyslog.service && for i in $(seq 100); do wardctl log queue | grep -q 'or more' || exit 0; sleep 2; done; exit 1", "log queue", "1000 lines or more wait", f.Config.Logging.Server, "journalctl -u rsyslog"},
 		{"LogDaemonStopped", "systemctl stop rsyslog.service syslog.socket 2>/dev/null || systemctl stop rsyslog.service", "systemctl start rsyslog.service", "log queue", "no log line leaves the machine", "rsyslog is inactive", "journalctl -b -u rsyslog"},
 		{"KeySourceMissing", `for d in /sys/block/vd*; do [ "$(cat $d/serial)" = ward-key ] && k=$d; done; echo 1 > $(readlink -f $k/device)/../remove`,
 			"echo 1 > /sys/bus/pci/rescan; udevadm settle", "key source", "no source has the key of volume phi-data", "device", "attach the key device"},

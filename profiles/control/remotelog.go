@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 
 	"ward/images/distro"
@@ -23,7 +22,11 @@ const (
 	remoteLogConf  = "etc/rsyslog.d/00-ward-remote-log.conf"
 	remoteLogKeys  = "etc/rsyslog.d/ward-remote-log"
 	remoteLogSpool = "var/spool/rsyslog"
-	remoteLogPlace = "ward-imjournal.state" // in the spool: how far the journal was read
+	remoteLogPlace = "ward-imjournal.state" // in the spool
+
+	// LogPlace has the journal's cursor (sd_journal_get_cursor(3)) up to which the
+	// log server has everything; relative to /.
+	LogPlace = remoteLogSpool + "/" + remoteLogPlace
 )
 
 const noLogging = "the machine's file has no logging section, so nothing leaves this machine"
@@ -32,11 +35,13 @@ const noLogging = "the machine's file has no logging section, so nothing leaves 
 //
 // The way of a message: programs and the audit daemon's syslog plugin -> journald,
 // which keeps it on disk -> rsyslogd, which reads the journal from where it had
-// come to -> a queue on disk -> TLS -> the server. Nothing waits in memory alone
-// once rsyslogd has read it: the main queue is direct, and each write to the disk
-// queue is synced. Plain TCP has no acknowledgement of a message, so what is in
-// the socket when a connection breaks can be lost with transport tls; relp sends
-// it again (reliable_forwarding in rsyslog's documentation).
+// come to -> TLS -> the server. The journal is the only queue: every queue of
+// rsyslogd is direct, so it reads the next message when the last one is sent, and
+// notes its place each 100 messages. When it starts it steps back from that place
+// (firstboot/logqueue), over whatever a crash had left unsent.
+// Plain TCP has no acknowledgement of a message, so what is in the socket when a
+// connection breaks can be lost with transport tls; relp sends it again
+// (reliable_forwarding in rsyslog's documentation).
 func RemoteLog(p *profiles.Profile, r distro.Release) Control {
 	l := p.Controls.RemoteLog
 	return Control{
@@ -53,14 +58,18 @@ func RemoteLog(p *profiles.Profile, r distro.Release) Control {
 				want: connected, check: func(ctx context.Context, m *Machine) (string, error) { return checkRemoteLog(ctx, m, l) },
 			},
 			setting{name: "server", want: "trusted, and named as configured", check: checkLogServer},
-			setting{name: "queue", want: "less than 80% full", check: func(ctx context.Context, m *Machine) (string, error) { return checkLogQueue(ctx, m, l) }},
+			setting{name: "queue", want: queueHasRoom, check: func(ctx context.Context, m *Machine) (string, error) { return checkLogQueue(ctx, m, l) }},
 			drop{
 				name: "audit records", path: "etc/audit/plugins.d/syslog.conf", mode: 0o640, content: auditPlugin,
 				want: "go to the log", check: checkAuditPlugin,
 			},
-			setting{name: "journal", apply: applyJournal, want: "on disk, at most " + journalMax, check: checkJournal},
+			setting{
+				name: "journal", apply: func(ctx context.Context, t *Target) error { return applyJournal(ctx, t, l) },
+				want: "on disk, at most " + journalSize(l.JournalMiB), check: checkJournal,
+			},
 			setting{name: "readers", want: "administrators alone", check: checkLogReaders},
 			unit{"rsyslog.service", unitRunning},
+			unit{"ward-log-queue.timer", unitRunning},
 			unit{"logrotate.timer", unitRunning},
 		},
 	}
@@ -73,21 +82,27 @@ const rsyslogBase = `# ward: remote-log
 # The whole name, as in the certificate: db1 of two sites are two machines.
 global(workDirectory="/` + remoteLogSpool + `" umask="0077" preserveFQDN="on")
 
-# Each message is on disk, in the action's own queue, before the next is read.
+# The journal is the queue: nothing is read from it before the last message went.
 main_queue(queue.type="Direct")
 
-# The journal, from where the last run had come to; a crash repeats a few
-# messages rather than losing any.
+# From where the last run had come to.
 module(load="imjournal" stateFile="` + remoteLogPlace + `" persistStateInterval="100"
        fsync="on" rateLimit.interval="0" ignorePreviousMessages="off")
 
 module(load="builtin:omfile" fileOwner="root" fileGroup="adm" fileCreateMode="0640" dirCreateMode="0750")
 
-include(file="/etc/rsyslog.d/*.conf" mode="optional")
-
-# The audit daemon writes its records to a file of its own.
-if $syslogfacility-text == "local6" then stop
+# Before what may wait for the log server.
 auth,authpriv.*		action(type="omfile" file="/var/log/auth.log")
+
+include(file="/etc/rsyslog.d/*.conf" mode="optional")
+`
+
+// rsyslogUnit has rsyslogd start a little before its place. While the log server is
+// away rsyslogd ends only when it is killed, and loses nothing by that.
+const rsyslogUnit = `# ward: remote-log
+[Service]
+ExecStartPre=-/usr/sbin/wardctl log step-back
+TimeoutStopSec=20s
 `
 
 // auditPlugin makes auditd hand its records to syslog too, under a facility of
@@ -128,6 +143,7 @@ func applyRemoteLog(ctx context.Context, t *Target, l profiles.RemoteLog) error 
 	err := errors.Join(
 		write(rsyslogConf, rsyslogBase, 0o644),
 		write("etc/logrotate.d/rsyslog", rsyslogRotate, 0o644),
+		write("etc/systemd/system/rsyslog.service.d/ward-remote-log.conf", rsyslogUnit, 0o644),
 		makeDir(t.Root, remoteLogSpool, 0o700),
 	)
 	if err != nil {
@@ -140,7 +156,7 @@ func applyRemoteLog(ctx context.Context, t *Target, l profiles.RemoteLog) error 
 		t.Log.Warn(noLogging)
 		return removeFile(t.Root, remoteLogConf)
 	}
-	conf, err := remoteLogAction(t.Machine.Logging, l)
+	conf, err := remoteLogAction(t.Machine.Logging, l.Transport)
 	if err != nil {
 		return err
 	}
@@ -180,7 +196,7 @@ func fromTheStart(ctx context.Context, t *Target) error {
 	if _, err := t.Run(ctx, "systemctl", "stop", "rsyslog.service"); err != nil {
 		return err
 	}
-	return removeFile(t.Root, remoteLogSpool+"/"+remoteLogPlace)
+	return removeFile(t.Root, LogPlace)
 }
 
 // tryRsyslog lets rsyslogd read its configuration: it starts with a wrong one too,
@@ -219,56 +235,55 @@ func logServer(l *machine.Logging) (host, port, peer string, err error) {
 // remoteLogAction renders the one action that sends. There is no way to leave out
 // TLS here: driver, mode 1 (mode 0 is clear text whatever the driver), and the
 // name of the peer are constants of the text.
-func remoteLogAction(l *machine.Logging, p profiles.RemoteLog) (string, error) {
+func remoteLogAction(l *machine.Logging, transport string) (string, error) {
 	host, port, peer, err := logServer(l)
 	if err != nil {
 		return "", err
 	}
-	// What is refused when the queue is full: the message, after a moment, or
-	// whoever logs waits as long as it takes (the largest value, 24 days).
-	timeout := "1"
-	if p.OnFull == "block" {
-		timeout = "2147483647"
-	}
-	queue := fmt.Sprintf(`       action.resumeRetryCount="-1" action.resumeInterval="5" action.resumeIntervalMax="60"
-       queue.type="Disk" queue.filename="ward-remote-log" queue.spoolDirectory="/%s"
-       queue.maxDiskSpace="%dm" queue.maxFileSize="4m" queue.size="%d"
-       queue.syncQueueFiles="on" queue.checkpointInterval="10"
-       queue.saveOnShutdown="on" queue.timeoutEnqueue="%s")
-`, remoteLogSpool, p.QueueMiB, p.QueueMiB*4096, timeout) // a message of 256 bytes is short
-	if p.Transport == "relp" {
+	// Tried again for ever; the reading of the journal waits meanwhile.
+	const direct = `       queue.type="Direct" action.resumeRetryCount="-1" action.resumeInterval="5" action.resumeIntervalMax="60")
+`
+	if transport == "relp" {
 		return fmt.Sprintf(`# ward: remote-log
 module(load="omrelp" tls.tlslib="openssl")
 action(name="ward-remote-log" type="omrelp" target="%s" port="%s" template="RSYSLOG_SyslogProtocol23Format"
        tls="on" tls.authMode="name" tls.permittedPeer=["%s"]
        tls.caCert="/%[4]s/ca.pem" tls.myCert="/%[4]s/cert.pem" tls.myPrivKey="/%[4]s/key.pem"
-%s`, host, port, peer, remoteLogKeys, queue), nil
+%s`, host, port, peer, remoteLogKeys, direct), nil
 	}
 	return fmt.Sprintf(`# ward: remote-log
 global(defaultNetstreamDriverCAFile="/%[4]s/ca.pem" defaultNetstreamDriverCertFile="/%[4]s/cert.pem" defaultNetstreamDriverKeyFile="/%[4]s/key.pem")
 action(name="ward-remote-log" type="omfwd" protocol="tcp" target="%[1]s" port="%[2]s" template="RSYSLOG_SyslogProtocol23Format" tcp_framing="octet-counted"
        streamDriver="ossl" streamDriverMode="1" streamDriverAuthMode="x509/name" streamDriverPermittedPeers="%[3]s"
        keepAlive="on" keepAlive.probes="3" keepAlive.interval="20" keepAlive.time="60"
-%[5]s`, host, port, peer, remoteLogKeys, queue), nil
+%[5]s`, host, port, peer, remoteLogKeys, direct), nil
 }
 
-const journalMax = "256M"
+// journalSize writes MiB as journald does in its log, but for a whole number.
+func journalSize(mib int) string {
+	if mib < 1024 {
+		return fmt.Sprintf("%dM", mib)
+	}
+	return fmt.Sprintf("%d.%dG", mib/1024, mib%1024*10/1024)
+}
 
 // applyJournal keeps the journal on disk and bounded. Rate limits would drop what
 // has to be kept, and the audit records come through the audit daemon: journald's
 // own audit socket would bring each a second time.
-func applyJournal(ctx context.Context, t *Target) error {
+func applyJournal(ctx context.Context, t *Target, l profiles.RemoteLog) error {
 	err := errors.Join(
-		writeFile(t.Root, "etc/systemd/journald.conf.d/ward-remote-log.conf", `# ward: remote-log
+		writeFile(t.Root, "etc/systemd/journald.conf.d/ward-remote-log.conf", fmt.Sprintf(`# ward: remote-log
 [Journal]
 Storage=persistent
-SystemMaxUse=`+journalMax+`
+SystemMaxUse=%dM
 SystemKeepFree=200M
 SyncIntervalSec=5s
 RateLimitIntervalSec=0
 ForwardToSyslog=no
-`, 0o644),
+`, l.JournalMiB), 0o644),
 		writeFile(t.Root, "etc/tmpfiles.d/ward-remote-log.conf", "# ward: remote-log\nd /"+remoteLogSpool+" 0700 root root -\n", 0o644),
+		writeFile(t.Root, "etc/systemd/system/ward-log-queue.service", logQueueService, 0o644),
+		writeFile(t.Root, "etc/systemd/system/ward-log-queue.timer", logQueueTimer, 0o644),
 	)
 	if err != nil || t.Phase != Bake {
 		return err
@@ -408,22 +423,6 @@ func checkLogServer(ctx context.Context, m *Machine) (string, error) {
 		}
 	}
 	return "no handshake with " + m.Config.Logging.Server, nil
-}
-
-// checkLogQueue asks how much waits on disk for the server.
-func checkLogQueue(ctx context.Context, m *Machine, l profiles.RemoteLog) (string, error) {
-	out, err := m.Run(ctx, "du", "--summarize", "--block-size=1K", "/"+remoteLogSpool)
-	if err != nil {
-		return "", err
-	}
-	kib, err := strconv.Atoi(strings.Fields(out + " ?")[0])
-	if err != nil {
-		return "", fmt.Errorf("du printed %q", out)
-	}
-	if full := kib * 100 / (l.QueueMiB * 1024); full >= 80 {
-		return fmt.Sprintf("%d%% full: %d KiB wait for the log server", full, kib), nil
-	}
-	return "less than 80% full", nil
 }
 
 // checkAuditPlugin asks auditd how many plugins it feeds, and looks for the one.

@@ -394,6 +394,7 @@ File: /etc/chrony/chrony.conf
 func TestRemoteLog(t *testing.T) {
 	const connections, journal = `sh -c eval "$(cat)" connections`, "journalctl --boot --unit=systemd-journald.service --output=cat --grep=^System Journal .* max"
 	const handshake = `sh -c eval "$(cat)" handshake 10.0.2.2:16514 log.example.org`
+	const queue = `sh -c eval "$(cat)" log-queue 1000`
 	var readers string
 	system(t, control.RemoteLog, nil, func(t *testing.T, good controltest.Outputs) []controltest.Break {
 		good["sleep 2"] = controltest.Output{}
@@ -411,13 +412,15 @@ func TestRemoteLog(t *testing.T) {
 			{Name: "wrong authority", Setting: "server", Change: says(handshake, "depth=0 CN = log.example.org\nverify error:num=20:unable to get local issuer certificate\n", 0), Got: "unable to get local issuer certificate"},
 			{Name: "expired", Setting: "server", Change: says(handshake, "verify error:num=10:certificate has expired\n", 0), Got: "certificate has expired"},
 			{Name: "refused", Setting: "server", Change: says(handshake, "connect:errno=111\n", 0), Got: "errno=111"},
-			{Name: "nearly full", Setting: "queue", Change: says("du --summarize --block-size=1K /var/spool/rsyslog", "250000\t/var/spool/rsyslog\n", 0), Got: "95% full"},
+			{Name: "nearly full", Setting: "queue", Change: says(queue, "place s=1;i=5;m=1;t=6611e7afada7d\nlines 1000\nblocks 500000\n", 0), Got: "95% full: 1000 lines or more wait in 250000 KiB, the log server has everything until 2026-11-25T19:03:20Z"},
+			{Name: "never sent", Setting: "queue", Change: says(queue, "place \nlines 1000\nblocks 500000\n", 0), Got: "the log server never had a line"},
 			{Name: "plugin off", Setting: "audit records", Change: edit(t, good, `sh -c eval "$(cat)" auditd-state`, "active plugins = 1", "active plugins = 0"), Got: "no active plugin"},
 			{Name: "plugin died", Setting: "audit records", Change: cut(t, good, "ps -e -o comm=", "audisp-syslog"), Got: "does not run"},
 			{Name: "in memory", Setting: "journal", Change: says(`sh -c ls -l /proc/$(pidof systemd-journald)/fd | grep -o '/[^ ]*/system.journal'; exit 0`, "/run/log/journal/926ed/system.journal\n", 0), Got: "in memory"},
 			{Name: "larger", Setting: "journal", Change: edit(t, good, journal, "max 256.0M", "max 4.0G"), Got: "at most 4.0G"},
 			{Name: "readable", Setting: "readers", Change: says(readers, "/var/log/auth.log\n", 0), Got: "/var/log/auth.log"},
 			offBreak("rsyslog.service"),
+			offBreak("ward-log-queue.timer"),
 			offBreak("logrotate.timer"),
 		}
 	})
@@ -429,7 +432,7 @@ func TestRemoteLogRELP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.Controls.RemoteLog.Transport, p.Controls.RemoteLog.OnFull = "relp", "block"
+	p.Controls.RemoteLog.Transport = "relp"
 	r := distro.All[0]
 	tree := t.TempDir()
 	s := controltest.Suite{Control: control.RemoteLog(p, r), Release: r, Profile: p, Machine: systemMachine()}
@@ -438,7 +441,7 @@ func TestRemoteLogRELP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`type="omrelp"`, `tls="on"`, `tls.permittedPeer=["log.example.org"]`, `queue.timeoutEnqueue="2147483647"`} {
+	for _, want := range []string{`type="omrelp"`, `tls="on"`, `tls.permittedPeer=["log.example.org"]`, `queue.type="Direct"`, `action.resumeRetryCount="-1"`} {
 		if !strings.Contains(string(data), want) {
 			t.Errorf("the configuration has no %s:\n%s", want, data)
 		}

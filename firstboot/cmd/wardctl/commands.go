@@ -15,6 +15,7 @@ import (
 	"ward/firstboot"
 	"ward/firstboot/backup"
 	"ward/firstboot/drill"
+	"ward/firstboot/logqueue"
 	"ward/profiles/control"
 )
 
@@ -66,6 +67,7 @@ holds, and helps to operate it.`,
 		keyCommand(open), reencryptCommand(open), eraseCommand(open), incidentCommand(open, log), riskCommand(open), manCommand(), completionCommand())
 	root.AddCommand(accessCommands(open)...)
 	root.AddCommand(backupCommands(open)...)
+	root.AddCommand(logqueue.Command(targetOf(open)))
 	for _, c := range root.Commands() {
 		if c.Args == nil {
 			c.Args = cobra.NoArgs
