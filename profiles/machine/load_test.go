@@ -192,6 +192,7 @@ func TestLoadFaults(t *testing.T) {
 		{"ssh key", "ssh_key: " + block(p.sshPrivate), "ssh_key: " + p.ed, "backup.ssh_key: is no private SSH key"},
 		{"exclude all", `["*.tmp"]`, `["/"]`, `backup.exclude[0]: is "/", which is no pattern, or leaves out everything`},
 		{"time server", "[time.example.org,", "['time server',", `time_servers[0]: is "time server", which is no host name or address`},
+		{"time server's port", "[time.example.org,", "['time.example.org:0',", `time_servers[0]: is "time.example.org:0", which is no host name or address, with or without a port`},
 		{"address", "10.1.2.3/24", "10.1.2.3", "network.address: is \"10.1.2.3\", want an address with the length of its network"},
 		{"network", "10.1.2.3/24", "10.1.2.0/24", "network.address: is \"10.1.2.0/24\", which is the network itself"},
 		{"gateway", "gateway: 10.1.2.1", "gateway: 10.9.9.9", "network.gateway: is 10.9.9.9, which is not in 10.1.2.0/24"},

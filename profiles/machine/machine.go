@@ -23,7 +23,7 @@ type Machine struct {
 	Logging *Logging `yaml:"logging,omitempty" json:"logging,omitempty"`
 	// The restic repository of the nightly backup.
 	Backup *Backup `yaml:"backup,omitempty" json:"backup,omitempty"`
-	// Time servers, instead of the profile's.
+	// Time servers, instead of the profile's; with a port where it is not 123.
 	Time []string `yaml:"time_servers,omitempty" json:"time_servers,omitempty" jsonschema:"minItems=1,example=[time.example.org]"`
 	// A static address; DHCP when absent.
 	Network *Network `yaml:"network,omitempty" json:"network,omitempty"`

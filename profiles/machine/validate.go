@@ -36,8 +36,13 @@ func (c check) all() {
 		c.backup(c.m.Backup)
 	}
 	for i, s := range c.m.Time {
-		if _, err := netip.ParseAddr(s); err != nil && !isHost(s) {
-			c.d.Fault(fmt.Sprintf("time_servers[%d]", i), "", "is %q, which is no host name or address", s)
+		host, port, err := net.SplitHostPort(s)
+		if err != nil {
+			host, port = s, "123" // ntp, RFC 5905
+		}
+		n, err := strconv.Atoi(port)
+		if _, addrErr := netip.ParseAddr(host); addrErr != nil && !isHost(host) || err != nil || n < 1 || n > 65535 {
+			c.d.Fault(fmt.Sprintf("time_servers[%d]", i), "such as time.example.org, 192.0.2.1 or [2001:db8::1]:1123", "is %q, which is no host name or address, with or without a port", s)
 		}
 	}
 	if c.m.Network != nil {
