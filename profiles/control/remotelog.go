@@ -177,8 +177,11 @@ func applyRemoteLog(ctx context.Context, t *Target, l profiles.RemoteLog) error 
 		return err
 	}
 	if err := tryRsyslog(ctx, t); err != nil {
-		// Without it the next run tries again instead of finding nothing changed.
-		return errors.Join(err, removeFile(t.Root, remoteLogConf))
+		// Without it the next run tries again instead of finding nothing changed, and
+		// rsyslogd, which was stopped, writes the files of this machine meanwhile.
+		gone := removeFile(t.Root, remoteLogConf)
+		_, started := t.Run(ctx, "systemctl", "start", "rsyslog.service")
+		return errors.Join(err, gone, started)
 	}
 	_, err = t.Run(ctx, "systemctl", "restart", "rsyslog.service")
 	return err

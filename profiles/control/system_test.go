@@ -1,8 +1,12 @@
 package control_test
 
 import (
+	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -492,5 +496,40 @@ func TestNoServers(t *testing.T) {
 		if got, err := c.setting.Check(t.Context(), m); err != nil || got == c.setting.Want() || !strings.Contains(got, c.want) {
 			t.Errorf("%s: Check() = %q, %v, want a failure with %q", c.setting.Name(), got, err, c.want)
 		}
+	}
+}
+
+// A configuration that rsyslogd refuses is taken away again, so that the next apply
+// finds it changed, and rsyslogd goes on with what it had.
+func TestRemoteLogRefused(t *testing.T) {
+	p, err := profiles.Load("hipaa")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	var did []string
+	target := &control.Target{
+		Phase: control.FirstBoot, Root: root, Release: distro.All[0], Profile: p, Machine: systemMachine(), Log: slog.New(slog.DiscardHandler),
+		Run: func(_ context.Context, argv ...string) (string, error) {
+			did = append(did, strings.Join(argv, " "))
+			if argv[0] == "rsyslogd" {
+				return "", errors.New("no such module")
+			}
+			return "", nil
+		},
+	}
+	err = control.RemoteLog(p, distro.All[0]).Settings[0].Apply(t.Context(), target)
+	if err == nil || !strings.Contains(err.Error(), "rsyslogd refuses its configuration: no such module") {
+		t.Errorf("Apply() = %v, want what rsyslogd says", err)
+	}
+	if _, err := root.Stat("etc/rsyslog.d/00-ward-remote-log.conf"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the refused configuration: %v, want it gone", err)
+	}
+	if want := "systemctl start rsyslog.service"; len(did) == 0 || did[len(did)-1] != want {
+		t.Errorf("it ran %q, want %q at the end", did, want)
 	}
 }
