@@ -180,7 +180,7 @@ func auditFinds(t *testing.T, m *vm.VM, f *proof.Fixture, root *vm.RootShell) {
 		{"sudoers_changes", "chmod", fmt.Sprintf(same, "/etc/sudoers")},
 		{"auth_log", "chmod", fmt.Sprintf(same, "/var/log/auth.log")},
 		{"ssh_key_changes", "chmod", fmt.Sprintf(same, keys)},
-		{"root_commands", "true", "a command of root"},
+		{"root_commands", "id", "-u"}, // not one of the shell's own
 		{"file_deletion", "rm", phi + "/MARK"},
 		{"permission_changes", "chmod", fmt.Sprintf(same, "/etc/hostname")},
 		{"time_change", "date", "--set=now"},
