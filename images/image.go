@@ -57,6 +57,9 @@ type Disk struct {
 	Root Size `yaml:"root" json:"root" jsonschema:"example=2GiB"`
 	// The PHI partition, the last one; blank until the first boot.
 	PHI Size `yaml:"phi" json:"phi" jsonschema:"example=512MiB"`
+	// The partitions of the profile's further PHI volumes (controls.phi.volumes), by
+	// the volume's name; blank until the first boot.
+	Volumes map[string]Size `yaml:"volumes,omitempty" json:"volumes,omitempty" jsonschema:"example={archive: 64MiB}"`
 	// What root gets of the space that a machine's disk has beyond these sizes, in
 	// percent, on the first boot; PHI gets the rest, and all that comes later.
 	RootShare int `yaml:"root_share,omitempty" json:"root_share,omitempty" jsonschema:"minimum=0,maximum=90"`

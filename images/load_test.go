@@ -3,6 +3,7 @@ package images
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -65,7 +66,7 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if img.Disk != (Disk{64 * MiB, 4 * GiB, 32 * MiB, 0}) || !slices.Equal(img.Modules, Modules{"generic", "my_module"}) || len(img.Mirrors) != 2 || img.KernelArgs[1] != "hugepages=4" {
+	if !reflect.DeepEqual(img.Disk, Disk{64 * MiB, 4 * GiB, 32 * MiB, nil, 0}) || !slices.Equal(img.Modules, Modules{"generic", "my_module"}) || len(img.Mirrors) != 2 || img.KernelArgs[1] != "hugepages=4" {
 		t.Errorf("Load() = %+v, want what the file says", img)
 	}
 }
@@ -89,6 +90,10 @@ func TestLoadFaults(t *testing.T) {
 		{"esp", "64MiB", "63MiB", "disk.esp: is 63MiB, want 64MiB to 4GiB"},
 		{"root", "4GiB", "100MiB", "disk.root: is 100MiB, want 1GiB to 16TiB"},
 		{"phi", "32MiB}", "16MiB}", "disk.phi: is 16MiB, want 32MiB to 16TiB"},
+		{"further volume", "32MiB}", "32MiB, volumes: {archive: 16MiB}}", "disk.volumes.archive: is 16MiB, want 32MiB to 16TiB"},
+		{"further volume aligned", "32MiB}", "32MiB, volumes: {archive: 40000KiB}}", "disk.volumes.archive: is 40000KiB, want whole MiB"},
+		{"further volume's size", "32MiB}", "32MiB, volumes: {archive: 64}}", "disk.volumes.archive: is the number 64, want text"},
+		{"further volume twice", "32MiB}", "32MiB, volumes: {archive: 64MiB, archive: 32MiB}}", "disk.volumes.archive: is given twice"},
 		{"aligned", "32MiB}", "40000KiB}", "disk.phi: is 40000KiB, want whole MiB"},
 		{"decimal", "4GiB", "4GB", `disk.root: is "4GB", want a size such as 512MiB or 2GiB`},
 		{"number", "4GiB", "4096", `disk.root: is the number 4096, want text`},

@@ -68,18 +68,26 @@ var limits = []struct {
 }{
 	{"disk.esp", func(i *Image) Size { return i.Disk.ESP }, 64 * MiB, 4 * GiB},
 	{"disk.root", func(i *Image) Size { return i.Disk.Root }, GiB, 16 * TiB},
-	{"disk.phi", func(i *Image) Size { return i.Disk.PHI }, 32 * MiB, 16 * TiB},
+	{"disk.phi", func(i *Image) Size { return i.Disk.PHI }, minPHI, maxPHI},
 }
+
+const minPHI, maxPHI = 32 * MiB, 16 * TiB
 
 func (c check) disk() {
 	for _, l := range limits {
-		size := l.of(c.img)
-		switch {
-		case size < l.lo || size > l.hi:
-			c.d.Fault(l.path, "", "is %s, want %s to %s", size, l.lo, l.hi)
-		case size%MiB != 0:
-			c.d.Fault(l.path, "partitions are aligned to it", "is %s, want whole MiB", size)
-		}
+		c.size(l.path, l.of(c.img), l.lo, l.hi)
+	}
+	for name, size := range c.img.Disk.Volumes {
+		c.size("disk.volumes."+name, size, minPHI, maxPHI)
+	}
+}
+
+func (c check) size(path string, size, lo, hi Size) {
+	switch {
+	case size < lo || size > hi:
+		c.d.Fault(path, "", "is %s, want %s to %s", size, lo, hi)
+	case size%MiB != 0:
+		c.d.Fault(path, "partitions are aligned to it", "is %s, want whole MiB", size)
 	}
 }
 

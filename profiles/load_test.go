@@ -113,6 +113,9 @@ func TestLoadFaults(t *testing.T) {
 	const head = "name: clinic\nextends: hipaa\n"
 	waiver := func(s string) string { return head + "waivers:\n- " + s }
 	control := func(s string) string { return head + "controls: {" + s + "}" }
+	volume := func(name, mount string) string {
+		return control("phi: {volumes: [{name: " + name + ", mount: " + mount + "}]}")
+	}
 	tests := []struct{ name, text, want string }{
 		{"unknown key", control("sshd: {port: 22}"), ":3:19: controls.sshd.port: is not a known key"},
 		{"unknown control's parameters", control("sshdd: {}"), "controls.sshdd: is not a known key; did you mean sshd?"},
@@ -156,6 +159,24 @@ func TestLoadFaults(t *testing.T) {
 		{"world", control(`phi: {mode: "0777"}`), `controls.phi.mode: is "0777", want 0750`},
 		{"recipient", control("phi: {recipients: [age1xyz]}"), "is not an age recipient"},
 		{"private key", control("phi: {recipients: [AGE-SECRET-KEY-1AAA]}"), "is a private key, which must not be in a profile"},
+		{"volume, no name", control("phi: {volumes: [{mount: /srv/a}]}"), "controls.phi.volumes[0].name: is missing; add a line such as"},
+		{"volume, no mount", control("phi: {volumes: [{name: a}]}"), "controls.phi.volumes[0].mount: is missing; add a line such as"},
+		{"volume, unknown key", control("phi: {volumes: [{name: a, mount: /srv/a, size: 1GiB}]}"), "controls.phi.volumes[0].size: is not a known key"},
+		{"volume, capital letter", volume("Archive", "/srv/a"), `controls.phi.volumes[0].name: is "Archive", want the form`},
+		{"volume, underscore", volume("a_b", "/srv/a"), `controls.phi.volumes[0].name: is "a_b", want the form`},
+		{"volume, long", volume("a2345678901234567", "/srv/a"), "controls.phi.volumes[0].name: has 17 characters, want at most 16"},
+		{"volume, phi-data", volume("phi-data", "/srv/a"), `controls.phi.volumes[0].name: is "phi-data", a name that every machine has already; choose another`},
+		{"volume, device-mapper's own node", volume("control", "/srv/a"), `controls.phi.volumes[0].name: is "control", a name that every machine has already`},
+		{"volume, twice", control("phi: {volumes: [{name: a, mount: /srv/a}, {name: a, mount: /srv/b}]}"), `controls.phi.volumes[1].name: is "a" again`},
+		{"volume, elsewhere", volume("a", "/home/a"), `controls.phi.volumes[0].mount: is "/home/a", want the form`},
+		{"volume, the folder itself", volume("a", "/srv"), `controls.phi.volumes[0].mount: is "/srv", want the form`},
+		{"volume, climbs", volume("a", "/srv/../etc"), `controls.phi.volumes[0].mount: is "/srv/../etc", want the form`},
+		{"volume, not clean", volume("a", "/srv/a/"), `controls.phi.volumes[0].mount: is "/srv/a/", want the form`},
+		{"volume, blank", volume("a", "'/srv/a b'"), `controls.phi.volumes[0].mount: is "/srv/a b", want the form`},
+		{"volume, over phi-data", volume("a", "/var/data/phi"), `controls.phi.volumes[0].mount: is "/var/data/phi", and volume phi-data is mounted at /var/data/phi; choose a folder beside it`},
+		{"volume, in phi-data", volume("a", "/var/data/phi/a"), `controls.phi.volumes[0].mount: is "/var/data/phi/a", and volume phi-data is mounted at /var/data/phi`},
+		{"volume, in another", control("phi: {volumes: [{name: a, mount: /srv/a}, {name: b, mount: /srv/a/b}]}"), `controls.phi.volumes[1].mount: is "/srv/a/b", and volume a is mounted at /srv/a`},
+		{"volume, around another", control("phi: {volumes: [{name: b, mount: /srv/a/b}, {name: a, mount: /srv/a}]}"), `controls.phi.volumes[1].mount: is "/srv/a", and volume b is mounted at /srv/a/b`},
 		{"waiver, control", waiver("{control: sshdd, reason: r, owner: o, expires: 2026-12-31}"), `:4:4: waivers[0].control: is "sshdd", which is no control; did you mean sshd?`},
 		{"waiver, no reason", waiver("{control: sshd, reason: ' ', owner: o, expires: 2026-12-31}"), "waivers[0].reason: is empty"},
 		{"waiver, reason missing", waiver("{control: sshd, owner: o, expires: 2026-12-31}"), "waivers[0].reason: is missing; add a line such as"},
@@ -186,6 +207,26 @@ func TestEveryFaultAtOnce(t *testing.T) {
 	lines := strings.Split(err.Error(), "\n")
 	if len(lines) != 6 {
 		t.Errorf("load() reports %d lines, want 6:\n%v", len(lines), err)
+	}
+}
+
+// TestVolumes: phi-data comes first, and each volume has the names that init needs.
+func TestVolumes(t *testing.T) {
+	p, err := load(write(t, "clinic.yaml", "name: clinic\nextends: hipaa\ncontrols:\n  phi:\n    volumes:\n    - {name: archive, mount: /var/data/phi-archive}\n    - {name: images-2, mount: /srv/images/2}\n"), today)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := handoff.Config{Version: handoff.Version, OnFailure: handoff.Degrade, Volumes: p.Controls.PHI.Handoff()}
+	want := []handoff.Volume{
+		{Name: "phi-data", PartLabel: "phi-data", KeyFile: "phi-data.key", Mount: "/var/data/phi"},
+		{Name: "archive", PartLabel: "archive", KeyFile: "archive.key", Mount: "/var/data/phi-archive"},
+		{Name: "images-2", PartLabel: "images-2", KeyFile: "images-2.key", Mount: "/srv/images/2"},
+	}
+	if !reflect.DeepEqual(c.Volumes, want) {
+		t.Errorf("Handoff() = %+v, want %+v", c.Volumes, want)
+	}
+	if err := c.Validate(); err != nil {
+		t.Errorf("init refuses them: %v", err)
 	}
 }
 

@@ -10,6 +10,9 @@ type PHI struct {
 	KeySources []KeySource `yaml:"key_sources" json:"key_sources" jsonschema:"minItems=1,example=[device]"`
 	// The age recipients (age1...) that can open the recovery key; none: no recovery key is made.
 	Recipients []string `yaml:"recipients" json:"recipients"`
+	// PHI volumes beside phi-data, each on a partition and with a key file of its
+	// own; the image file states their sizes in disk.volumes.
+	Volumes []Volume `yaml:"volumes" json:"volumes"`
 }
 
 // Fscrypt encrypts directories inside the PHI volume, fscrypt(8).

@@ -24,6 +24,8 @@ func TestSchema(t *testing.T) {
 		{"name: a\nsshd: {}", "sshd"},
 		{"name: a\ncontrols: {sshd: {max_auth_tries: 9}}", "/controls/sshd/max_auth_tries"},
 		{"name: a\ncontrols: {phi: {key_sources: [devise]}}", "/controls/phi/key_sources/0"},
+		{"name: a\ncontrols: {phi: {volumes: [{name: archive}]}}", "mount"},
+		{"name: a\ncontrols: {phi: {volumes: [{name: archive, mount: /home/a}]}}", "/controls/phi/volumes/0/mount"},
 		{"name: a\nwaivers: [{control: sshd, reason: r, expires: 2027-06-30}]", "owner"},
 		{"name: a\nwaivers: [{control: sshd, reason: r, owner: o, expires: 30.6.2027}]", "/waivers/0/expires"},
 	} {

@@ -187,6 +187,7 @@ func (c check) phi() {
 			c.d.Fault(fmt.Sprintf("controls.phi.recipients[%d]", i), "age-keygen -y prints it", "%v", err)
 		}
 	}
+	c.volumes()
 }
 
 // recipient accepts the public half of an age key and never repeats a private one.

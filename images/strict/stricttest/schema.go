@@ -94,10 +94,9 @@ func generate(t *testing.T, s Schema) []byte {
 	schema.Title = s.Title
 	if s.Need == strict.Partial {
 		schema.Required = []string{"name"}
-		for p := schema.Properties.Oldest(); p != nil; p = p.Next() {
-			if p.Value.Items != nil && p.Value.Items.Ref != "" {
-				whole(schema.Definitions[strings.TrimPrefix(p.Value.Items.Ref, "#/$defs/")])
-			}
+		lists(schema, schema.Definitions)
+		for _, d := range schema.Definitions {
+			lists(d, schema.Definitions)
 		}
 	}
 	tidy(t, schema)
@@ -151,6 +150,18 @@ func either(t reflect.Type, comments map[string]string) *jsonschema.Schema {
 	object.Version = ""
 	word := object.Properties.Oldest().Value
 	return &jsonschema.Schema{Description: object.Description, OneOf: []*jsonschema.Schema{{Type: "string", Enum: word.Enum}, object}}
+}
+
+// lists makes the items of a struct's lists whole.
+func lists(s *jsonschema.Schema, defs jsonschema.Definitions) {
+	if s.Properties == nil {
+		return
+	}
+	for p := s.Properties.Oldest(); p != nil; p = p.Next() {
+		if p.Value.Items != nil && p.Value.Items.Ref != "" {
+			whole(defs[strings.TrimPrefix(p.Value.Items.Ref, "#/$defs/")])
+		}
+	}
 }
 
 // whole makes every property of a list's item required: an item is never partial.
