@@ -24,6 +24,7 @@ import (
 	"ward/images/distro"
 	"ward/initramfs/handoff"
 	"ward/initramfs/loader"
+	"ward/profiles"
 )
 
 // build is one run of Build.
@@ -56,6 +57,9 @@ func Plan(o Options) ([]Step, error) {
 func newBuild(o Options) (*build, error) {
 	release, err := distro.Find(o.Image.Distro, o.Image.Release)
 	if err != nil {
+		return nil, err
+	}
+	if err := CheckVolumes("image "+o.Image.Name, o.Image, "profile "+o.Profile.Name, o.Profile); err != nil {
 		return nil, err
 	}
 	if o.Events == nil {
@@ -379,7 +383,7 @@ PARTUUID=%s /efi vfat noauto,umask=0077 0 0
 func (b *build) initConfig() handoff.Config {
 	c := handoff.Config{
 		Version: handoff.Version, OnFailure: b.Profile.Controls.PHI.OnFailure,
-		Volumes: []handoff.Volume{{Name: "phi-data", PartLabel: "phi-data", KeyFile: "phi-data.key", Mount: "/var/data/phi"}},
+		Volumes: b.Profile.Controls.PHI.Handoff(),
 	}
 	for _, s := range b.Profile.Controls.PHI.KeySources {
 		c.Sources = append(c.Sources, s.Source())
@@ -526,7 +530,9 @@ func (b *build) disk(ctx context.Context) error {
 		GUID: b.id("disk"), BIOS: sector,
 		ESP:  disk.ESP{GUID: b.id("esp"), Size: b.Image.Disk.ESP.Bytes(), Files: files},
 		Root: disk.Root{GUID: b.id("root"), Size: b.Image.Disk.Root.Bytes(), File: b.baked.Path(rootFile)},
-		PHI:  disk.PHI{GUID: b.id("phi-data"), Name: "phi-data", Size: b.Image.Disk.PHI.Bytes()},
+		PHI:  disk.PHI{GUID: b.id("phi-data"), Name: profiles.DataName, Size: b.Image.Disk.PHI.Bytes()},
+
+		Volumes: b.volumes(),
 	})
 }
 

@@ -48,9 +48,6 @@ func (b *bake) system(ctx context.Context) error {
 	if err := b.root.Symlink("../run/systemd/resolve/stub-resolv.conf", "etc/resolv.conf"); err != nil {
 		return err
 	}
-	if err := b.root.MkdirAll("var/data/phi", 0o755); err != nil {
-		return err
-	}
 	for _, unit := range []string{"systemd-networkd.service", "systemd-resolved.service"} {
 		if _, err := b.run(ctx, "systemctl", "enable", unit); err != nil {
 			return err

@@ -1,5 +1,5 @@
 // Package disk writes the disk image: a GPT, the EFI system partition with its
-// boot files, the root file system and the blank PHI partition. It writes plain
+// boot files, the root file system and the blank PHI partitions. It writes plain
 // files: no loop device, no device-mapper, no mount, no privilege.
 package disk
 
@@ -26,13 +26,16 @@ const (
 	espType = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 )
 
-// Layout is a disk: ESP, root and PHI, in this order. PHI is last so that it can
-// grow when the disk does.
+// Layout is a disk: ESP, further PHI volumes, root and PHI, in this order. PHI is
+// last so that it can grow when the disk does, and root is before it so that it can
+// take a share of that while PHI is blank. By number the further volumes come after
+// the three that every disk has.
 type Layout struct {
-	GUID string // of the disk
-	ESP  ESP
-	Root Root
-	PHI  PHI
+	GUID    string // of the disk
+	ESP     ESP
+	Volumes []PHI
+	Root    Root
+	PHI     PHI
 	// BIOS is the boot sector of syslinux for GPT, a file of the host; empty: the
 	// disk does not start under a BIOS.
 	BIOS string
@@ -52,7 +55,7 @@ type Root struct {
 	File string // file system image, at most Size bytes
 }
 
-// PHI is the partition for patients' data; it is left blank, the machine formats it.
+// PHI is a partition for patients' data; it is left blank, the machine formats it.
 type PHI struct {
 	GUID string
 	Name string // GPT partition name
@@ -62,7 +65,16 @@ type PHI struct {
 // Size is the size of the whole disk in bytes.
 func (l Layout) Size() int64 {
 	// The first MiB holds the primary table, the last one the backup.
-	return alignment + up(l.ESP.Size) + up(l.Root.Size) + up(l.PHI.Size) + alignment
+	return l.root() + up(l.Root.Size) + up(l.PHI.Size) + alignment
+}
+
+// root is where the root partition begins.
+func (l Layout) root() int64 {
+	at := alignment + up(l.ESP.Size)
+	for _, v := range l.Volumes {
+		at += up(v.Size)
+	}
+	return at
 }
 
 func up(n int64) int64 { return (n + alignment - 1) / alignment * alignment }
@@ -86,11 +98,16 @@ func Write(ctx context.Context, log *slog.Logger, path string, l Layout) (err er
 	if l.BIOS != "" {
 		esp.Attributes = legacyBoot
 	}
-	root := partition(2, "root", handoff.RootType, l.Root.GUID, alignment+up(l.ESP.Size), l.Root.Size)
-	phi := partition(3, l.PHI.Name, handoff.PHIType, l.PHI.GUID, alignment+up(l.ESP.Size)+up(l.Root.Size), l.PHI.Size)
+	root := partition(2, "root", handoff.RootType, l.Root.GUID, l.root(), l.Root.Size)
+	phi := partition(3, l.PHI.Name, handoff.PHIType, l.PHI.GUID, l.root()+up(l.Root.Size), l.PHI.Size)
 	table := &gpt.Table{
 		GUID: l.GUID, ProtectiveMBR: true, LogicalSectorSize: sector, PhysicalSectorSize: sector,
 		Partitions: []*gpt.Partition{esp, root, phi},
+	}
+	at := alignment + up(l.ESP.Size)
+	for i, v := range l.Volumes {
+		table.Partitions = append(table.Partitions, partition(4+i, v.Name, handoff.PHIType, v.GUID, at, v.Size))
+		at += up(v.Size)
 	}
 	if err := d.Partition(table); err != nil {
 		return fmt.Errorf("disk: partition table: %w", err)

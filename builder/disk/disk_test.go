@@ -4,15 +4,24 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"ward/initramfs/handoff"
 )
+
+// entry is one partition as sfdisk -J tells of it.
+type entry struct {
+	Node             string
+	Start, Size      int64 // sectors
+	Type, UUID, Name string
+}
 
 func layout(t *testing.T) Layout {
 	t.Helper()
@@ -52,7 +61,19 @@ func run(t *testing.T, argv ...string) string {
 
 // Other tools read every layer of what Write wrote.
 func TestWriteIsAcceptedByOtherTools(t *testing.T) {
-	l := layout(t)
+	t.Run("one PHI volume", func(t *testing.T) { accepted(t, layout(t)) })
+	t.Run("three PHI volumes", func(t *testing.T) {
+		l := layout(t)
+		l.Volumes = []PHI{
+			{GUID: "dddddddd-2222-4333-8444-555555555555", Name: "archive", Size: 33<<20 + 512},
+			{GUID: "eeeeeeee-2222-4333-8444-555555555555", Name: "images-2", Size: 32 << 20},
+		}
+		accepted(t, l)
+	})
+}
+
+// accepted asks other tools about a disk with this layout.
+func accepted(t *testing.T, l Layout) {
 	img := filepath.Join(t.TempDir(), "disk.raw")
 	if err := Write(t.Context(), slog.New(slog.DiscardHandler), img, l); err != nil {
 		t.Fatal(err)
@@ -63,26 +84,35 @@ func TestWriteIsAcceptedByOtherTools(t *testing.T) {
 	var table struct {
 		PartitionTable struct {
 			ID         string
-			Partitions []struct {
-				Start, Size      int64
-				Type, UUID, Name string
-			}
+			Partitions []entry
 		}
 	}
 	if err := json.Unmarshal([]byte(run(t, "sfdisk", "-J", img)), &table); err != nil {
 		t.Fatal(err)
 	}
 	parts := table.PartitionTable.Partitions
-	if len(parts) != 3 {
-		t.Fatalf("sfdisk sees %d partitions, want 3", len(parts))
+	slices.SortFunc(parts, func(a, b entry) int { return int(a.Start - b.Start) })
+	// In the order of the disk: root and phi-data are always the last two.
+	want := []entry{{Node: img + "1", Name: "esp", Type: espType, UUID: l.ESP.GUID, Size: up(l.ESP.Size)}}
+	for i, v := range l.Volumes {
+		want = append(want, entry{Node: fmt.Sprint(img, 4+i), Name: v.Name, Type: handoff.PHIType, UUID: v.GUID, Size: up(v.Size)})
 	}
-	for i, want := range [][2]string{{"esp", espType}, {"root", handoff.RootType}, {"phi-data", handoff.PHIType}} {
-		if parts[i].Name != want[0] || !strings.EqualFold(parts[i].Type, want[1]) {
-			t.Errorf("partition %d is %s %s, want %s %s", i+1, parts[i].Name, parts[i].Type, want[0], want[1])
+	want = append(want,
+		entry{Node: img + "2", Name: "root", Type: handoff.RootType, UUID: l.Root.GUID, Size: up(l.Root.Size)},
+		entry{Node: img + "3", Name: "phi-data", Type: handoff.PHIType, UUID: l.PHI.GUID, Size: up(l.PHI.Size)})
+	if len(parts) != len(want) {
+		t.Fatalf("sfdisk sees %d partitions, want %d", len(parts), len(want))
+	}
+	end := int64(alignment)
+	for i, w := range want {
+		w.Start, w.Size, w.Type, w.UUID = end/sector, w.Size/sector, strings.ToUpper(w.Type), strings.ToUpper(w.UUID)
+		if parts[i] != w {
+			t.Errorf("partition %d of the disk is %+v, want %+v", i+1, parts[i], w)
 		}
-		if parts[i].Start*sector%alignment != 0 {
-			t.Errorf("partition %s starts at sector %d, not at a MiB", want[0], parts[i].Start)
-		}
+		end += w.Size * sector
+	}
+	if info, err := os.Stat(img); err != nil || info.Size() != end+alignment || l.Size() != info.Size() {
+		t.Errorf("the disk has %d bytes, Size() = %d, want %d, %v", info.Size(), l.Size(), end+alignment, err)
 	}
 	cut := func(i int) string {
 		file := filepath.Join(t.TempDir(), "part")
@@ -103,13 +133,18 @@ func TestWriteIsAcceptedByOtherTools(t *testing.T) {
 	if !bytes.Equal(read(t, copied), read(t, l.ESP.Files["/EFI/BOOT/BOOTX64.EFI"])) {
 		t.Error("mcopy reads other bytes from the ESP than were written")
 	}
-	root := cut(1)
+	root := cut(len(parts) - 2)
 	run(t, "e2fsck", "-fn", root)
 	if out := run(t, "debugfs", "-R", "cat /hello", root); !strings.Contains(out, "hello") {
 		t.Errorf("debugfs: %s", out)
 	}
-	if phi := read(t, cut(2)); len(bytes.Trim(phi, "\x00")) != 0 {
-		t.Error("the PHI partition is not blank")
+	for i, p := range parts {
+		if p.Type != strings.ToUpper(handoff.PHIType) {
+			continue
+		}
+		if phi := read(t, cut(i)); len(bytes.Trim(phi, "\x00")) != 0 {
+			t.Errorf("the PHI partition %s is not blank", p.Name)
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"ward/builder"
 	"ward/builder/lock"
 	"ward/images"
+	"ward/images/strict"
 	"ward/profiles"
 )
 
@@ -22,7 +23,18 @@ const profileHelp = "profile: a name such as hipaa, or a .yaml file"
 func inputs(image, profile string) (*images.Image, *profiles.Profile, error) {
 	img, imgErr := images.Load(image)
 	prof, profErr := profiles.Load(profile)
-	return img, prof, errors.Join(imgErr, profErr)
+	if err := errors.Join(imgErr, profErr); err != nil {
+		return nil, nil, err
+	}
+	return img, prof, builder.CheckVolumes(shown("image", image), img, shown("profile", profile), prof)
+}
+
+// shown is how messages call a file of that kind, or the one that comes with ward.
+func shown(kind, nameOrPath string) string {
+	if profiles.IsFile(nameOrPath) {
+		return strict.Shown(nameOrPath)
+	}
+	return kind + " " + nameOrPath
 }
 
 // build is ward build.
@@ -141,6 +153,9 @@ them at once, and prints the steps of the build. It changes nothing.`,
 			}
 			fmt.Fprintf(p.out, "image    %s: %s %s, %s, %s\n", img.Name, row.ID, row.Version, img.Arch, kernel)
 			fmt.Fprintf(p.out, "disk     ESP %s, root %s, PHI %s\n", img.Disk.ESP, img.Disk.Root, img.Disk.PHI)
+			for _, v := range prof.Controls.PHI.Volumes {
+				fmt.Fprintf(p.out, "volume   %s %s at %s\n", v.Name, img.Disk.Volumes[v.Name], v.Mount)
+			}
 			fmt.Fprintf(p.out, "profile  %s, %d waivers\n", prof.Name, len(prof.Waivers))
 			for i, step := range steps {
 				fmt.Fprintf(p.out, "step %d   %s\n", i+1, step.Name)
