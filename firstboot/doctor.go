@@ -159,7 +159,7 @@ func (m *Machine) askVolumes(ctx context.Context) ([]Trouble, error) {
 		if on, err := m.mounted(ctx, v.Mount); err != nil {
 			return all, err
 		} else if !on {
-			all = append(all, Trouble{v.Mount + " is not mounted", "its unit " + unitName(v.Mount, "mount") + " is not active", "systemctl restart ward-apply"})
+			all = append(all, Trouble{v.Mount + " is not mounted", "its unit " + control.MountUnit(v.Mount) + " is not active", "systemctl restart ward-apply"})
 		}
 	}
 	return all, nil

@@ -16,6 +16,7 @@ import (
 
 	"ward/initramfs/boot/keysource"
 	"ward/initramfs/handoff"
+	"ward/profiles/control"
 )
 
 // Certificate says that a volume was destroyed, for 45 CFR 164.310(d)(2)(i).
@@ -145,12 +146,12 @@ func (m *Machine) release(ctx context.Context, v handoff.Volume) error {
 	if on, err := m.mounted(ctx, v.Mount); err != nil {
 		return err
 	} else if on {
-		if _, err := m.run(ctx, nil, "systemctl", "stop", unitName(v.Mount, "mount")); err != nil {
+		if _, err := m.run(ctx, nil, "systemctl", "stop", control.MountUnit(v.Mount)); err != nil {
 			return errHint(err, "stop what uses %s, see `fuser -vm %s`; nothing was destroyed yet", v.Mount, v.Mount)
 		}
 	}
 	if m.mapped(v.Name) {
-		if _, err := m.run(ctx, nil, "systemctl", "stop", "systemd-cryptsetup@"+escapeUnit(v.Name)+".service"); err != nil {
+		if _, err := m.run(ctx, nil, "systemctl", "stop", "systemd-cryptsetup@"+control.EscapeUnit(v.Name)+".service"); err != nil {
 			return err
 		}
 	}

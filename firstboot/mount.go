@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"ward/initramfs/handoff"
+	"ward/profiles/control"
 )
 
 // mountVolumes mounts every volume that is mapped and pinned, through systemd,
@@ -76,11 +77,11 @@ func (m *Machine) mountVolume(ctx context.Context, v handoff.Volume, pin handoff
 	}
 	// It finds the volume open already and says so; being active, it detaches the
 	// volume at shutdown, after everything that uses it.
-	if _, err := m.run(ctx, nil, "systemctl", "start", "systemd-cryptsetup@"+escapeUnit(v.Name)+".service"); err != nil {
+	if _, err := m.run(ctx, nil, "systemctl", "start", "systemd-cryptsetup@"+control.EscapeUnit(v.Name)+".service"); err != nil {
 		return err
 	}
-	if _, err = m.run(ctx, nil, "systemctl", "start", unitName(v.Mount, "mount")); err != nil {
-		return errHint(err, "see `systemctl status %s` and `journalctl -u systemd-fsck@*`", unitName(v.Mount, "mount"))
+	if _, err = m.run(ctx, nil, "systemctl", "start", control.MountUnit(v.Mount)); err != nil {
+		return errHint(err, "see `systemctl status %s` and `journalctl -u systemd-fsck@*`", control.MountUnit(v.Mount))
 	}
 	if on, err := m.mounted(ctx, v.Mount); err != nil || !on {
 		return errors.Join(fmt.Errorf("%s is not mounted although systemd started it", v.Mount), err)
@@ -123,33 +124,6 @@ func setLine(table string, field int, key, line string) string {
 	}
 	if !placed {
 		b.WriteString(line + "\n")
-	}
-	return b.String()
-}
-
-// unitName escapes a path as systemd-escape(1) --path does.
-func unitName(path, suffix string) string {
-	path = strings.Trim(path, "/")
-	if path == "" {
-		return "-." + suffix
-	}
-	return escapeUnit(path) + "." + suffix
-}
-
-// escapeUnit escapes a text as systemd-escape(1) does.
-func escapeUnit(text string) string {
-	var b strings.Builder
-	for i := range len(text) {
-		c := text[i]
-		switch {
-		case c == '/':
-			b.WriteByte('-')
-		case c == '.' && i > 0, c == '_', c == ':',
-			c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z':
-			b.WriteByte(c)
-		default:
-			fmt.Fprintf(&b, `\x%02x`, c)
-		}
 	}
 	return b.String()
 }

@@ -1,10 +1,6 @@
 package firstboot
 
-import (
-	"os/exec"
-	"strings"
-	"testing"
-)
+import "testing"
 
 func TestSetLine(t *testing.T) {
 	const line = "/dev/mapper/phi-data /var/data/phi ext4 noauto 0 2"
@@ -23,22 +19,5 @@ func TestSetLine(t *testing.T) {
 		if again := setLine(got, 1, "/var/data/phi", line); again != got {
 			t.Errorf("%s: setLine() again = %q, want %q", c.name, again, got)
 		}
-	}
-}
-
-// The second opinion is systemd's own.
-func TestUnitName(t *testing.T) {
-	for _, path := range []string{"/var/data/phi", "/var/data/phi-images", "/a b/c.d", "/x/.hidden", "/", "/ä"} {
-		got := unitName(path, "mount")
-		out, err := exec.Command("systemd-escape", "--path", "--suffix=mount", path).Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want := strings.TrimSpace(string(out)); got != want {
-			t.Errorf("unitName(%q) = %q, want %q", path, got, want)
-		}
-	}
-	if got, want := "systemd-cryptsetup@"+escapeUnit("phi-data")+".service", `systemd-cryptsetup@phi\x2ddata.service`; got != want {
-		t.Errorf("escapeUnit: %q, want %q", got, want)
 	}
 }

@@ -31,12 +31,12 @@ func Audit(p *profiles.Profile, r distro.Release) Control {
 	a := p.Controls.Audit
 	settings := []Setting{
 		setting{
-			name: "rules", apply: func(ctx context.Context, t *Target) error { return applyAuditRules(t, a) },
-			want: "all loaded", check: func(ctx context.Context, m *Machine) (string, error) { return checkAuditRules(ctx, m, a) },
+			name: "rules", apply: func(ctx context.Context, t *Target) error { return applyAuditRules(t, p) },
+			want: "all loaded", check: func(ctx context.Context, m *Machine) (string, error) { return checkAuditRules(ctx, m, p) },
 		},
 		setting{name: "privileged programs", want: "each has a rule", check: checkPrivileged},
 		setting{
-			name: "locked", apply: func(ctx context.Context, t *Target) error { return applyAuditLock(ctx, t, a) },
+			name: "locked", apply: func(ctx context.Context, t *Target) error { return applyAuditLock(ctx, t, p) },
 			want:  fmt.Sprintf("enabled 2, failure %d, backlog_limit %d, lost 0", a.FailureMode, a.Backlog),
 			check: checkAuditStatus,
 		},
@@ -47,7 +47,9 @@ func Audit(p *profiles.Profile, r distro.Release) Control {
 		},
 		setting{name: "full disk", want: auditActions(a), check: checkAuditActions},
 		unit{"auditd.service", unitRunning},
-		setting{name: "phi_access", want: "a read of a PHI file is found", check: checkPHIAccess},
+	}
+	for _, v := range phiVolumes(p) {
+		settings = append(settings, setting{name: v.setting("phi_access"), want: "a read of a PHI file is found", check: v.checkAccess})
 	}
 	if r.Audit >= 4 {
 		// From audit 4 on auditd.service loads no rules itself.
@@ -66,10 +68,10 @@ func Audit(p *profiles.Profile, r distro.Release) Control {
 }
 
 // auditLockUnit finishes the first boot. A dir watch covers the mounts that are
-// there when it is loaded and no later one, and on first boot the PHI volume is
-// made long after that: auditctl -q extends the watch to it, which the kernel
+// there when it is loaded and no later one, and on first boot the PHI volumes are
+// made long after that: auditctl -q extends the watch to one, which the kernel
 // refuses once the rules are locked. So the image does not lock; first boot does,
-// last of all, and from then on the volume is mounted before the rules load.
+// last of all, and from then on the volumes are mounted before the rules load.
 const auditLockUnit = `[Unit]
 Description=Extend the audit watch to the PHI volume and lock the rules
 Documentation=man:auditctl(8)
@@ -81,16 +83,24 @@ Before=ward-verify.service
 Type=oneshot
 RemainAfterExit=yes
 ExecCondition=/bin/sh -c '! auditctl -s | grep -q "^enabled 2"'
-ExecStart=/bin/sh -c 'if mountpoint -q ` + phiMount + `; then auditctl -q ` + phiMount + `,` + phiMount + `; fi'
-ExecStart=/usr/sbin/auditctl -e 2
+%sExecStart=/usr/sbin/auditctl -e 2
 
 [Install]
 WantedBy=multi-user.target
 `
 
-// auditAfterPHI holds the rules back until the PHI volume is mounted, or given
+// auditLock is that unit for these volumes.
+func auditLock(volumes []phiVolume) string {
+	var b strings.Builder
+	for _, v := range volumes {
+		fmt.Fprintf(&b, "ExecStart=/bin/sh -c 'if mountpoint -q %[1]s; then auditctl -q %[1]s,%[1]s; fi'\n", v.Mount)
+	}
+	return fmt.Sprintf(auditLockUnit, b.String())
+}
+
+// auditAfterPHI holds the rules back until the PHI volumes are mounted, or given
 // up; a mount with nofail is not waited for by local-fs.target.
-const auditAfterPHI = "[Unit]\nAfter=" + phiMountUnit + "\n"
+func auditAfterPHI(volumes []phiVolume) string { return "[Unit]\nAfter=" + mountUnits(volumes) + "\n" }
 
 // auditEnd closes the rules: -D clears what was there. With immutable logins not
 // even root can make his process descend from another person.
@@ -98,18 +108,19 @@ func auditEnd(a profiles.Audit) string {
 	return fmt.Sprintf("## ward: audit\n-D\n-b %d\n-f %d\n--backlog_wait_time 60000\n--loginuid-immutable\n-e 1\n", a.Backlog, a.FailureMode)
 }
 
-func applyAuditLock(ctx context.Context, t *Target, a profiles.Audit) error {
+func applyAuditLock(ctx context.Context, t *Target, p *profiles.Profile) error {
 	if t.Phase == FirstBoot {
 		return writeFile(t.Root, auditLockFile, "## ward: audit. What is loaded stays until the next boot, auditctl(8).\n-e 2\n", 0o640)
 	}
+	volumes := phiVolumes(p)
 	loader := "auditd.service"
 	if t.Release.Audit >= 4 {
 		loader = "audit-rules.service"
 	}
 	if err := errors.Join(
-		writeFile(t.Root, auditEndFile, auditEnd(a), 0o640),
-		writeFile(t.Root, "etc/systemd/system/"+loader+".d/ward-audit.conf", auditAfterPHI, 0o644),
-		writeFile(t.Root, "etc/systemd/system/ward-audit-lock.service", auditLockUnit, 0o644),
+		writeFile(t.Root, auditEndFile, auditEnd(p.Controls.Audit), 0o640),
+		writeFile(t.Root, "etc/systemd/system/"+loader+".d/ward-audit.conf", auditAfterPHI(volumes), 0o644),
+		writeFile(t.Root, "etc/systemd/system/ward-audit-lock.service", auditLock(volumes), 0o644),
 	); err != nil {
 		return err
 	}
@@ -121,13 +132,13 @@ func applyAuditLock(ctx context.Context, t *Target, a profiles.Audit) error {
 // that it cannot load and leaves out all that follow, so folders that are watched
 // are made, and -c, the first line, makes it go on; the check then names what is
 // not loaded.
-func applyAuditRules(t *Target, a profiles.Audit) error {
+func applyAuditRules(t *Target, p *profiles.Profile) error {
 	if t.Phase != Bake {
 		return nil
 	}
 	var b strings.Builder
 	b.WriteString("## ward: audit\n-c\n")
-	for _, r := range auditRules(a.AppDirs) {
+	for _, r := range auditRules(p) {
 		if err := makeWatchable(t.Root, r); err != nil {
 			return err
 		}
@@ -139,8 +150,8 @@ func applyAuditRules(t *Target, a profiles.Audit) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range programs {
-		for _, line := range privilegedRule(p).lines() {
+	for _, program := range programs {
+		for _, line := range privilegedRule(program).lines() {
 			b.WriteString(line + "\n")
 		}
 	}
@@ -219,7 +230,7 @@ func loadedRules(ctx context.Context, m *Machine) ([]string, error) {
 	return rules, nil
 }
 
-func checkAuditRules(ctx context.Context, m *Machine, a profiles.Audit) (string, error) {
+func checkAuditRules(ctx context.Context, m *Machine, p *profiles.Profile) (string, error) {
 	loaded, err := loadedRules(ctx, m)
 	if err != nil {
 		return "", err
@@ -230,7 +241,7 @@ func checkAuditRules(ctx context.Context, m *Machine, a profiles.Audit) (string,
 			faults = append(faults, "muted by "+rule)
 		}
 	}
-	for _, r := range auditRules(a.AppDirs) {
+	for _, r := range auditRules(p) {
 		for _, line := range r.lines() {
 			if !slices.Contains(loaded, normalRule(line)) {
 				faults = append(faults, "not loaded: "+line)

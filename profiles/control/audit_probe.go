@@ -8,22 +8,24 @@ import (
 	"ward/profiles"
 )
 
-// auditProbe makes a file on the PHI volume, reads it and removes it, and prints
-// its name. The name is new each time, so no older record can be taken for this one.
-const auditProbe = `f=$(mktemp ` + phiMount + `/.ward-audit-XXXXXXXXXX) && echo "$f" && cat "$f" && rm "$f"`
+// auditProbe makes a file on a PHI volume, reads it and removes it, and prints its
+// name. The name is new each time, so no older record can be taken for this one.
+func auditProbe(mount string) string {
+	return `f=$(mktemp ` + mount + `/.ward-audit-XXXXXXXXXX) && echo "$f" && cat "$f" && rm "$f"`
+}
 
 // auditSearch looks for the probe's read; auditd writes a moment after the fact,
 // so it looks a few times. A program of its own input would be searched instead
 // of the logs without --input-logs (ausearch(8)).
 const auditSearch = `for i in 1 2 3 4 5 6; do ausearch --input-logs -k phi_access -c cat -f "$1" -ts recent --raw 2>/dev/null && exit 0; sleep 0.5; done; exit 1`
 
-// checkPHIAccess reads a PHI file and searches the records for it, as a person
+// checkAccess reads a PHI file and searches the records for it, as a person
 // who looks into an incident would.
-func checkPHIAccess(ctx context.Context, m *Machine) (string, error) {
-	out, err := script(ctx, m, "probe", auditProbe)
+func (v phiVolume) checkAccess(ctx context.Context, m *Machine) (string, error) {
+	out, err := script(ctx, m, "probe", auditProbe(v.Mount))
 	name := strings.TrimSpace(out)
 	if err != nil || name == "" {
-		return "", fmt.Errorf("read a file in %s: %w", phiMount, err)
+		return "", fmt.Errorf("read a file in %s: %w", v.Mount, err)
 	}
 	found, err := script(ctx, m, "ausearch", auditSearch, name)
 	if err != nil && exitCode(err) != 1 {
@@ -34,7 +36,7 @@ func checkPHIAccess(ctx context.Context, m *Machine) (string, error) {
 			return "a read of a PHI file is found", nil
 		}
 	}
-	return "no record of the read of " + phiMount + "/", nil
+	return "no record of the read of " + v.Mount + "/", nil
 }
 
 // auditStateKeys are the lines of the daemon's report that say whether it keeps

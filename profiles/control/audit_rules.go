@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"ward/profiles"
 )
 
 // breakglassUID is the fixed number of the emergency account. It is below 1000,
@@ -35,11 +37,12 @@ func watch(key, path, perm string) auditRule {
 
 // auditRules are the rules, in order, that are the same on every machine with
 // this profile; the privileged programs of an image come on top.
-func auditRules(appDirs []string) []auditRule {
-	rules := []auditRule{
-		watch("phi_access", "dir="+phiMount, "rwxa"),
+func auditRules(p *profiles.Profile) []auditRule {
+	var rules []auditRule
+	for _, v := range phiVolumes(p) {
+		rules = append(rules, watch("phi_access", "dir="+v.Mount, "rwxa"))
 	}
-	for _, dir := range appDirs {
+	for _, dir := range p.Controls.Audit.AppDirs {
 		rules = append(rules, watch("app_access", "dir="+dir, "rwxa"))
 	}
 	rules = append(rules,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"ward/images/distro"
@@ -22,7 +23,6 @@ const (
 // Backup copies PHI nightly to a place that this machine cannot alter, and
 // restores it monthly to see that it can be.
 func Backup(p *profiles.Profile, r distro.Release) Control {
-	b := p.Controls.Backup
 	return Control{
 		ID:    "backup",
 		Title: "PHI is copied nightly, and the copy is restored monthly to try it",
@@ -33,7 +33,7 @@ func Backup(p *profiles.Profile, r distro.Release) Control {
 		},
 		Settings: []Setting{
 			setting{
-				name: "repository", apply: func(ctx context.Context, t *Target) error { return applyBackup(ctx, t, b) },
+				name: "repository", apply: func(ctx context.Context, t *Target) error { return applyBackup(ctx, t, p) },
 				want: freshBackup, check: checkBackup,
 			},
 			unit{"ward-backup.timer", unitRunning},
@@ -44,13 +44,14 @@ func Backup(p *profiles.Profile, r distro.Release) Control {
 }
 
 // backupService runs nightly with what it needs and no more: it reads PHI, and
-// writes its state, its cache and secrets on a tmpfs.
+// writes its state, its cache and secrets on a tmpfs. It comes after the mounts and
+// requires none of them: a volume that is absent must not hold up the copy of the
+// others, and wardctl says which is absent.
 const backupService = `[Unit]
 Description=%s
 Documentation=man:wardctl(8)
 Wants=network-online.target
-After=network-online.target ward-apply.service
-RequiresMountsFor=` + phiMount + `
+After=network-online.target ward-apply.service %s
 
 [Service]
 Type=oneshot
@@ -107,14 +108,24 @@ func backupTimer(description, event string, jitter profiles.Duration) string {
 		description, event, int(time.Duration(jitter).Seconds()))
 }
 
-func applyBackup(ctx context.Context, t *Target, b profiles.Backup) error {
+// mounts are the places of PHI volumes, as a line of a unit lists them.
+func mounts(volumes []phiVolume) string {
+	var all []string
+	for _, v := range volumes {
+		all = append(all, v.Mount)
+	}
+	return strings.Join(all, " ")
+}
+
+func applyBackup(ctx context.Context, t *Target, p *profiles.Profile) error {
 	if t.Phase == Bake {
 		const units = "etc/systemd/system/"
+		b, phi := p.Controls.Backup, phiVolumes(p)
 		err := errors.Join(
 			writeFile(t.Root, units+"ward-backup-init.service", backupInit, 0o644),
-			writeFile(t.Root, units+"ward-backup.service", fmt.Sprintf(backupService, "Copy PHI to the backup repository", "backup run", ""), 0o644),
+			writeFile(t.Root, units+"ward-backup.service", fmt.Sprintf(backupService, "Copy PHI to the backup repository", mountUnits(phi), "backup run", ""), 0o644),
 			writeFile(t.Root, units+"ward-backup.timer", backupTimer("Copy PHI nightly", b.OnCalendar, b.Jitter), 0o644),
-			writeFile(t.Root, units+"ward-drill.service", fmt.Sprintf(backupService, "Restore the last backup to try it", "drill", phiMount), 0o644),
+			writeFile(t.Root, units+"ward-drill.service", fmt.Sprintf(backupService, "Restore the last backup to try it", mountUnits(phi), "drill", mounts(phi)), 0o644),
 			writeFile(t.Root, units+"ward-drill.timer", backupTimer("Restore the last backup monthly", "*-*-02 03:00:00", b.Jitter), 0o644),
 		)
 		if err == nil {

@@ -16,7 +16,7 @@ import (
 // so it is protected by the volume's key and by nothing that the machine's own
 // disk holds; root alone may read it.
 const (
-	fscryptDir   = phiMount + "/.ward"
+	fscryptDir   = profiles.DataMount + "/.ward"
 	fscryptKey   = fscryptDir + "/fscrypt.key"
 	fscryptTrial = fscryptDir + "/lock-trial" // locked and unlocked by the check
 )
@@ -24,7 +24,7 @@ const (
 // Fscrypt encrypts a folder on the PHI volume once more, file by file and name
 // by name, so that it can be locked while the volume stays open.
 func Fscrypt(p *profiles.Profile, r distro.Release) Control {
-	dir := path.Join(phiMount, p.Controls.Fscrypt.Directory)
+	dir := path.Join(profiles.DataMount, p.Controls.Fscrypt.Directory)
 	owner := p.Controls.Accounts.Service + ":" + p.Controls.Accounts.Group
 	const mode = "2770" // people of the group add records; new files belong to the group
 	return Control{
@@ -33,7 +33,7 @@ func Fscrypt(p *profiles.Profile, r distro.Release) Control {
 		Why:   "An open volume shows everything in it to whoever gets root or a copy of the running machine; a locked folder shows neither content nor names.",
 		Refs:  []string{"45 CFR 164.312(a)(2)(iv)", "NIST 800-53 SC-28(1)"},
 		Settings: []Setting{
-			setting{name: "key", apply: applyFscryptKey, want: "root:root 400 32 bytes, on " + phiDevice, check: checkFscryptKey},
+			setting{name: "key", apply: applyFscryptKey, want: "root:root 400 32 bytes, on " + phiData.device(), check: checkFscryptKey},
 			setting{name: dir, apply: func(ctx context.Context, t *Target) error {
 				if err := applyFscryptDir(ctx, t, dir); err != nil || t.Phase != FirstBoot {
 					return err
@@ -54,9 +54,7 @@ func onMount(ctx context.Context, t *Target, apply func() error) error {
 	if t.Phase != FirstBoot {
 		return nil
 	}
-	if _, err := t.Run(ctx, "findmnt", "--mountpoint", phiMount); exitCode(err) == 1 {
-		return nil
-	} else if err != nil {
+	if on, err := phiData.mounted(ctx, t.Run); err != nil || !on {
 		return err
 	}
 	return apply()
@@ -74,8 +72,8 @@ func applyFscryptKey(ctx context.Context, t *Target) error {
 		} else if err != nil {
 			return err
 		}
-		if _, err := t.Run(ctx, "test", "-d", phiMount+"/.fscrypt"); exitCode(err) == 1 {
-			if _, err := t.Run(ctx, "fscrypt", "setup", phiMount, "--quiet"); err != nil {
+		if _, err := t.Run(ctx, "test", "-d", profiles.DataMount+"/.fscrypt"); exitCode(err) == 1 {
+			if _, err := t.Run(ctx, "fscrypt", "setup", profiles.DataMount, "--quiet"); err != nil {
 				return err
 			}
 		} else if err != nil {
@@ -90,10 +88,10 @@ func applyFscryptKey(ctx context.Context, t *Target) error {
 			return err
 		}
 		// A folder that is encrypted already cannot be opened by a new key.
-		if out, err := t.Run(ctx, "sh", "-c", "ls "+phiMount+"/.fscrypt/protectors"); err != nil {
+		if out, err := t.Run(ctx, "sh", "-c", "ls "+profiles.DataMount+"/.fscrypt/protectors"); err != nil {
 			return err
 		} else if strings.TrimSpace(out) != "" {
-			return fmt.Errorf("%s is missing but %s has protectors made with it\nhint: restore the file from the backup; a new one opens nothing", fscryptKey, phiMount)
+			return fmt.Errorf("%s is missing but %s has protectors made with it\nhint: restore the file from the backup; a new one opens nothing", fscryptKey, profiles.DataMount)
 		}
 		key := make([]byte, 32) // exactly: fscrypt(8), --key
 		rand.Read(key)
@@ -194,7 +192,7 @@ func applyFscryptDir(ctx context.Context, t *Target, dir string) error {
 		if err != nil {
 			return fmt.Errorf("%w\nhint: a folder must be empty before it can be encrypted; move what is in %s away and apply again", err, dir)
 		}
-		_, err = t.Run(ctx, "sync", "-f", phiMount)
+		_, err = t.Run(ctx, "sync", "-f", profiles.DataMount)
 		return err
 	})
 }
@@ -209,12 +207,12 @@ func ownFscryptDir(ctx context.Context, t *Target, dir, owner, mode string) erro
 	})
 }
 
-// withPHI is onVolume for what must be mounted.
+// withPHI is whenMapped for what must be mounted.
 func withPHI(ctx context.Context, m *Machine, check func() (string, error)) (string, error) {
-	if _, err := m.Run(ctx, "findmnt", "--mountpoint", phiMount); exitCode(err) == 1 {
-		return "absent: " + phiMount + " is not mounted", nil
-	} else if err != nil {
+	if on, err := phiData.mounted(ctx, m.Run); err != nil {
 		return "", err
+	} else if !on {
+		return "absent: " + phiData.notMounted(), nil
 	}
 	return check()
 }

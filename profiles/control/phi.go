@@ -14,133 +14,181 @@ import (
 	"ward/profiles"
 )
 
-// Names of the PHI volume: its device-mapper name, its mount point, and the
-// units that systemd's generators make of crypttab and fstab for them.
-const (
-	phiName      = "phi-data"
-	phiMount     = "/var/data/phi"
-	phiDevice    = "/dev/mapper/" + phiName
-	phiCryptUnit = `systemd-cryptsetup@phi\x2ddata.service`
-	phiMountUnit = "var-data-phi.mount"
-)
+// phiVolume is one PHI volume, for the controls that are about each of them.
+type phiVolume profiles.Volume
 
-// phiAbsent is what every check of the volume gets when it is not mapped.
-const phiAbsent = "absent: " + phiDevice + " is not mapped"
+// phiVolumes are the PHI volumes of a profile.
+func phiVolumes(p *profiles.Profile) []phiVolume {
+	var all []phiVolume
+	for _, v := range p.Controls.PHI.All() {
+		all = append(all, phiVolume(v))
+	}
+	return all
+}
 
-// PHI is the encrypted volume for patients' data.
+// mountUnits are the units of their mounts, as a dependency lists them.
+func mountUnits(volumes []phiVolume) string {
+	var units []string
+	for _, v := range volumes {
+		units = append(units, v.mountUnit())
+	}
+	return strings.Join(units, " ")
+}
+
+// phiData is the volume that every machine has.
+var phiData = phiVolume{profiles.DataName, profiles.DataMount}
+
+// device is the mapping of the volume.
+func (v phiVolume) device() string { return "/dev/mapper/" + v.Name }
+
+// cryptUnit is the unit that systemd's generator makes of its line in crypttab.
+func (v phiVolume) cryptUnit() string { return "systemd-cryptsetup@" + EscapeUnit(v.Name) + ".service" }
+
+// mountUnit is the one of its line in fstab.
+func (v phiVolume) mountUnit() string { return MountUnit(v.Mount) }
+
+// setting is the name of a setting about the volume: that of a further volume
+// says which.
+func (v phiVolume) setting(name string) string {
+	if v.Name == profiles.DataName {
+		return name
+	}
+	return v.Name + ": " + name
+}
+
+// absent is what every check of the volume gets when it is not mapped.
+func (v phiVolume) absent() string { return "absent: " + v.device() + " is not mapped" }
+
+// notMounted is what the checks get that need its mount.
+func (v phiVolume) notMounted() string { return v.Mount + " is not mounted" }
+
+// mounted tells whether something is mounted there.
+func (v phiVolume) mounted(ctx context.Context, run runner) (bool, error) {
+	_, err := run(ctx, "findmnt", "--mountpoint", v.Mount)
+	if exitCode(err) == 1 { // nothing found: findmnt(8)
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// PHI is the encrypted volumes for patients' data.
 func PHI(p *profiles.Profile, r distro.Release) Control {
-	owner := p.Controls.Accounts.Service + ":" + p.Controls.Accounts.Group
-	mode := p.Controls.PHI.Mode
 	c := Control{
 		ID:    "phi",
 		Title: "patients' data lie on a volume that is encrypted with a key from elsewhere",
 		Why:   "Whoever gets the disk without the key gets nothing to read; without encryption a lost disk is a breach of unsecured PHI that must be notified.",
 		Refs: []string{"45 CFR 164.312(a)(2)(iv)", "45 CFR 164.310(d)(1)", "45 CFR 164.402 (unsecured PHI)",
 			"NIST 800-53 SC-28(1)", "NIST 800-53 AC-3"},
-		Settings: []Setting{
-			setting{name: "mapping", want: "CRYPT-LUKS2, aes-xts-plain64, 512 bit key", check: checkPHIMapping},
-			setting{name: "header", want: "LUKS2; every slot and segment aes-xts-plain64 with 512 bits", check: checkPHIHeader},
-			setting{name: "below it", want: "crypto_LUKS on the disk, ext4 in the mapping", check: checkPHISignatures},
-			setting{name: "mount", apply: applyPHIMountPoint,
-				want: "ext4 from " + phiDevice + " with nodev, noexec, nosuid", check: checkPHIMount},
-			setting{name: "owner and mode", apply: func(ctx context.Context, t *Target) error { return applyPHIOwner(ctx, t, owner, mode) },
-				want: owner + " " + strings.TrimLeft(mode, "0"), check: checkPHIOwner},
-			setting{name: "strangers", want: "nobody is refused", check: checkPHIStranger},
-			setting{name: "key not on the machine", want: "crypttab names no key; no file on the machine opens the volume", check: checkPHIKey},
-			setting{name: "crypttab and fstab", want: "systemd and findmnt understand both; both units are active", check: checkPHITables},
-			setting{name: "pin", want: "the volume is the one that this machine made", check: checkPHIPin},
-		},
 	}
-	if len(p.Controls.PHI.Recipients) > 0 {
-		c.Settings = append(c.Settings, setting{name: "recovery key", want: "one argon2id slot, its key sealed with age", check: checkPHIRecovery})
+	for _, v := range phiVolumes(p) {
+		c.Settings = append(c.Settings, v.settings(p)...)
 	}
 	return c
 }
 
-func applyPHIMountPoint(_ context.Context, t *Target) error {
+// settings are what must hold of one volume.
+func (v phiVolume) settings(p *profiles.Profile) []Setting {
+	owner := p.Controls.Accounts.Service + ":" + p.Controls.Accounts.Group
+	mode := p.Controls.PHI.Mode
+	all := []Setting{
+		setting{name: v.setting("mapping"), want: "CRYPT-LUKS2, aes-xts-plain64, 512 bit key", check: v.checkMapping},
+		setting{name: v.setting("header"), want: "LUKS2; every slot and segment aes-xts-plain64 with 512 bits", check: v.checkHeader},
+		setting{name: v.setting("below it"), want: "crypto_LUKS on the disk, ext4 in the mapping", check: v.checkSignatures},
+		setting{name: v.setting("mount"), apply: v.applyMountPoint,
+			want: "ext4 from " + v.device() + " with nodev, noexec, nosuid", check: v.checkMount},
+		setting{name: v.setting("owner and mode"), apply: func(ctx context.Context, t *Target) error { return v.applyOwner(ctx, t, owner, mode) },
+			want: owner + " " + strings.TrimLeft(mode, "0"), check: v.checkOwner},
+		setting{name: v.setting("strangers"), want: "nobody is refused", check: v.checkStranger},
+		setting{name: v.setting("key not on the machine"), want: "crypttab names no key; no file on the machine opens the volume", check: v.checkKey},
+		setting{name: v.setting("crypttab and fstab"), want: "systemd and findmnt understand both; both units are active", check: v.checkTables},
+		setting{name: v.setting("pin"), want: "the volume is the one that this machine made", check: v.checkPin},
+	}
+	if len(p.Controls.PHI.Recipients) > 0 {
+		all = append(all, setting{name: v.setting("recovery key"), want: "one argon2id slot, its key sealed with age", check: v.checkRecovery})
+	}
+	return all
+}
+
+func (v phiVolume) applyMountPoint(_ context.Context, t *Target) error {
 	if t.Phase != Bake {
 		return nil
 	}
-	return t.Root.MkdirAll(phiMount[1:], 0o755)
+	return t.Root.MkdirAll(v.Mount[1:], 0o755)
 }
 
-// applyPHIOwner gives the mounted volume its owner. The bare mount point is left
-// as it is: nobody shall write there.
-func applyPHIOwner(ctx context.Context, t *Target, owner, mode string) error {
+// applyOwner gives the mounted volume its owner. The bare mount point is left as
+// it is: nobody shall write there.
+func (v phiVolume) applyOwner(ctx context.Context, t *Target, owner, mode string) error {
 	if t.Phase != FirstBoot {
 		return nil
 	}
-	if _, err := t.Run(ctx, "findmnt", "--mountpoint", phiMount); exitCode(err) == 1 {
-		return nil
-	} else if err != nil {
+	if on, err := v.mounted(ctx, t.Run); err != nil || !on {
 		return err
 	}
-	if _, err := t.Run(ctx, "chown", owner, phiMount); err != nil {
+	if _, err := t.Run(ctx, "chown", owner, v.Mount); err != nil {
 		return err
 	}
-	_, err := t.Run(ctx, "chmod", mode, phiMount)
+	_, err := t.Run(ctx, "chmod", mode, v.Mount)
 	return err
 }
 
 // mapped tells whether device-mapper has the volume. dmsetup(8) exits 1 when it
 // does not know a device.
-func mapped(ctx context.Context, m *Machine) (bool, error) {
-	_, err := m.Run(ctx, "dmsetup", "info", "-c", "--noheadings", "-o", "name", phiName)
+func (v phiVolume) mapped(ctx context.Context, m *Machine) (bool, error) {
+	_, err := m.Run(ctx, "dmsetup", "info", "-c", "--noheadings", "-o", "name", v.Name)
 	if exitCode(err) == 1 {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-// onVolume is a check that means nothing without the volume.
-func onVolume(check func(context.Context, *Machine) (string, error)) func(context.Context, *Machine) (string, error) {
-	return func(ctx context.Context, m *Machine) (string, error) {
-		if ok, err := mapped(ctx, m); err != nil {
-			return "", err
-		} else if !ok {
-			return phiAbsent, nil
-		}
-		return check(ctx, m)
+// whenMapped makes a check that means nothing without the volume.
+func (v phiVolume) whenMapped(ctx context.Context, m *Machine, check func() (string, error)) (string, error) {
+	if ok, err := v.mapped(ctx, m); err != nil {
+		return "", err
+	} else if !ok {
+		return v.absent(), nil
 	}
+	return check()
 }
 
-func checkPHIMapping(ctx context.Context, m *Machine) (string, error) {
-	return onVolume(func(ctx context.Context, m *Machine) (string, error) {
-		uuid, err := m.Run(ctx, "dmsetup", "info", "-c", "--noheadings", "-o", "uuid", phiName)
+func (v phiVolume) checkMapping(ctx context.Context, m *Machine) (string, error) {
+	return v.whenMapped(ctx, m, func() (string, error) {
+		uuid, err := m.Run(ctx, "dmsetup", "info", "-c", "--noheadings", "-o", "uuid", v.Name)
 		if err != nil {
 			return "", err
 		}
-		table, err := m.Run(ctx, "dmsetup", "table", phiName)
+		table, err := m.Run(ctx, "dmsetup", "table", v.Name)
 		if err != nil {
 			return "", err
 		}
 		kind, _, _ := strings.Cut(strings.TrimSpace(uuid), "-")
-		if rest, ok := strings.CutPrefix(strings.TrimSpace(uuid), "CRYPT-LUKS2-"); ok && strings.HasSuffix(rest, "-"+phiName) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(uuid), "CRYPT-LUKS2-"); ok && strings.HasSuffix(rest, "-"+v.Name) {
 			kind = "CRYPT-LUKS2"
 		}
-		cipher, bits, err := cryptTable(table)
+		cipher, bits, err := v.cryptTable(table)
 		if err != nil {
 			return "", err
 		}
 		return fmt.Sprintf("%s, %s, %d bit key", kind, cipher, bits), nil
-	})(ctx, m)
+	})
 }
 
 // cryptTable reads a line of dmsetup table for the crypt target:
 // "0 N crypt CIPHER KEY IV_OFFSET DEVICE OFFSET ...", where KEY is hidden as
 // zeros, two digits a byte, or ":BYTES:TYPE:NAME" in the kernel's keyring.
 // https://docs.kernel.org/admin-guide/device-mapper/dm-crypt.html
-func cryptTable(table string) (cipher string, bits int, err error) {
+func (v phiVolume) cryptTable(table string) (cipher string, bits int, err error) {
 	lines := strings.Split(strings.TrimSpace(table), "\n")
 	f := strings.Fields(lines[0])
 	if len(lines) != 1 || len(f) < 4 {
-		return "", 0, fmt.Errorf("dmsetup table %s printed %q", phiName, lines[0])
+		return "", 0, fmt.Errorf("dmsetup table %s printed %q", v.Name, lines[0])
 	}
 	if f[2] != "crypt" {
 		return f[2], 0, nil
 	}
 	if len(f) < 8 {
-		return "", 0, fmt.Errorf("dmsetup table %s printed %d fields", phiName, len(f))
+		return "", 0, fmt.Errorf("dmsetup table %s printed %d fields", v.Name, len(f))
 	}
 	if rest, ok := strings.CutPrefix(f[4], ":"); ok {
 		n, _, _ := strings.Cut(rest, ":")
@@ -153,9 +201,9 @@ func cryptTable(table string) (cipher string, bits int, err error) {
 	return f[3], len(f[4]) * 4, nil
 }
 
-// phiPartition is the block device below the mapping.
-func phiPartition(ctx context.Context, m *Machine) (string, error) {
-	out, err := m.Run(ctx, "dmsetup", "deps", "-o", "devname", phiName)
+// partition is the block device below the mapping.
+func (v phiVolume) partition(ctx context.Context, m *Machine) (string, error) {
+	out, err := m.Run(ctx, "dmsetup", "deps", "-o", "devname", v.Name)
 	if err != nil {
 		return "", err
 	}
@@ -163,7 +211,7 @@ func phiPartition(ctx context.Context, m *Machine) (string, error) {
 	_, rest, ok := strings.Cut(out, "(")
 	name, _, ok2 := strings.Cut(rest, ")")
 	if !ok || !ok2 || name == "" {
-		return "", fmt.Errorf("dmsetup deps %s printed %q", phiName, out)
+		return "", fmt.Errorf("dmsetup deps %s printed %q", v.Name, out)
 	}
 	return "/dev/" + name, nil
 }
@@ -188,8 +236,8 @@ type luksHeader struct {
 	} `json:"segments"`
 }
 
-func readLUKSHeader(ctx context.Context, m *Machine) (*luksHeader, error) {
-	dev, err := phiPartition(ctx, m)
+func (v phiVolume) luksHeader(ctx context.Context, m *Machine) (*luksHeader, error) {
+	dev, err := v.partition(ctx, m)
 	if err != nil {
 		return nil, err
 	}
@@ -204,9 +252,9 @@ func readLUKSHeader(ctx context.Context, m *Machine) (*luksHeader, error) {
 	return &h, nil
 }
 
-func checkPHIHeader(ctx context.Context, m *Machine) (string, error) {
-	return onVolume(func(ctx context.Context, m *Machine) (string, error) {
-		h, err := readLUKSHeader(ctx, m)
+func (v phiVolume) checkHeader(ctx context.Context, m *Machine) (string, error) {
+	return v.whenMapped(ctx, m, func() (string, error) {
+		h, err := v.luksHeader(ctx, m)
 		if err != nil {
 			return "", err
 		}
@@ -227,14 +275,14 @@ func checkPHIHeader(ctx context.Context, m *Machine) (string, error) {
 		}
 		slices.Sort(wrong)
 		return report(wrong, "LUKS2; every slot and segment aes-xts-plain64 with 512 bits"), nil
-	})(ctx, m)
+	})
 }
 
-// checkPHISignatures reads the disk itself: what lies on it must not be a file
+// checkSignatures reads the disk itself: what lies on it must not be a file
 // system that anybody can read.
-func checkPHISignatures(ctx context.Context, m *Machine) (string, error) {
-	return onVolume(func(ctx context.Context, m *Machine) (string, error) {
-		dev, err := phiPartition(ctx, m)
+func (v phiVolume) checkSignatures(ctx context.Context, m *Machine) (string, error) {
+	return v.whenMapped(ctx, m, func() (string, error) {
+		dev, err := v.partition(ctx, m)
 		if err != nil {
 			return "", err
 		}
@@ -242,7 +290,7 @@ func checkPHISignatures(ctx context.Context, m *Machine) (string, error) {
 		if err != nil && exitCode(err) != 2 {
 			return "", err
 		}
-		inside, err := m.Run(ctx, "blkid", "-p", "-o", "value", "-s", "TYPE", phiDevice)
+		inside, err := m.Run(ctx, "blkid", "-p", "-o", "value", "-s", "TYPE", v.device())
 		if err != nil && exitCode(err) != 2 {
 			return "", err
 		}
@@ -253,13 +301,13 @@ func checkPHISignatures(ctx context.Context, m *Machine) (string, error) {
 			return s
 		}
 		return fmt.Sprintf("%s on the disk, %s in the mapping", name(below), name(inside)), nil
-	})(ctx, m)
+	})
 }
 
-func checkPHIMount(ctx context.Context, m *Machine) (string, error) {
-	out, err := m.Run(ctx, "findmnt", "--noheadings", "--output", "SOURCE,FSTYPE,OPTIONS", "--mountpoint", phiMount)
+func (v phiVolume) checkMount(ctx context.Context, m *Machine) (string, error) {
+	out, err := m.Run(ctx, "findmnt", "--noheadings", "--output", "SOURCE,FSTYPE,OPTIONS", "--mountpoint", v.Mount)
 	if exitCode(err) == 1 {
-		return phiMount + " is not mounted", nil
+		return v.notMounted(), nil
 	} else if err != nil {
 		return "", err
 	}
@@ -277,32 +325,31 @@ func checkPHIMount(ctx context.Context, m *Machine) (string, error) {
 	return fmt.Sprintf("%s from %s with %s", f[1], f[0], strings.Join(have, ", ")), nil
 }
 
-func checkPHIOwner(ctx context.Context, m *Machine) (string, error) {
-	out, err := m.Run(ctx, "findmnt", "--mountpoint", phiMount)
-	if exitCode(err) == 1 {
-		return phiMount + " is not mounted", nil
-	} else if err != nil {
-		return out, err
+func (v phiVolume) checkOwner(ctx context.Context, m *Machine) (string, error) {
+	if on, err := v.mounted(ctx, m.Run); err != nil {
+		return "", err
+	} else if !on {
+		return v.notMounted(), nil
 	}
-	out, err = m.Run(ctx, "stat", "--format", "%U:%G %a", phiMount)
+	out, err := m.Run(ctx, "stat", "--format", "%U:%G %a", v.Mount)
 	return strings.TrimSpace(out), err
 }
 
-// checkPHIStranger really tries to list the folder as an account without rights.
-func checkPHIStranger(ctx context.Context, m *Machine) (string, error) {
-	if _, err := m.Run(ctx, "findmnt", "--mountpoint", phiMount); exitCode(err) == 1 {
-		return phiMount + " is not mounted", nil
-	} else if err != nil {
+// checkStranger really tries to list the folder as an account without rights.
+func (v phiVolume) checkStranger(ctx context.Context, m *Machine) (string, error) {
+	if on, err := v.mounted(ctx, m.Run); err != nil {
 		return "", err
+	} else if !on {
+		return v.notMounted(), nil
 	}
 	// runuser must work at all before a refusal means something.
 	if _, err := m.Run(ctx, "runuser", "-u", "nobody", "--", "ls", "/var"); err != nil {
 		return "", fmt.Errorf("cannot try as nobody: %w", err)
 	}
-	_, err := m.Run(ctx, "runuser", "-u", "nobody", "--", "ls", phiMount)
+	_, err := m.Run(ctx, "runuser", "-u", "nobody", "--", "ls", v.Mount)
 	switch exitCode(err) {
 	case 0:
-		return "nobody can list " + phiMount, nil
+		return "nobody can list " + v.Mount, nil
 	case 1, 2: // ls: cannot access, cannot open
 		return "nobody is refused", nil
 	}
@@ -317,13 +364,13 @@ var keyPlaces = []string{"/etc", "/root", "/home", "/boot", "/usr/lib/ward", "/u
 // reported as such, not passed.
 const maxCandidates = 100
 
-// checkPHIKey looks for the key by its effect: files of the size of a key file
+// checkKey looks for the key by its effect: files of the size of a key file
 // are tried on the volume.
-func checkPHIKey(ctx context.Context, m *Machine) (string, error) {
-	return onVolume(func(ctx context.Context, m *Machine) (string, error) {
+func (v phiVolume) checkKey(ctx context.Context, m *Machine) (string, error) {
+	return v.whenMapped(ctx, m, func() (string, error) {
 		var wrong []string
 		// What systemd made of crypttab: attach NAME DEVICE KEYFILE OPTIONS.
-		out, err := m.Run(ctx, "systemctl", "show", "--property=ExecStart", phiCryptUnit)
+		out, err := m.Run(ctx, "systemctl", "show", "--property=ExecStart", v.cryptUnit())
 		if err != nil {
 			return "", err
 		}
@@ -343,11 +390,11 @@ func checkPHIKey(ctx context.Context, m *Machine) (string, error) {
 		if len(files) > maxCandidates {
 			return "", fmt.Errorf("%d files have the size of a key, more than the %d that are tried", len(files), maxCandidates)
 		}
-		h, err := readLUKSHeader(ctx, m)
+		h, err := v.luksHeader(ctx, m)
 		if err != nil {
 			return "", err
 		}
-		dev, err := phiPartition(ctx, m)
+		dev, err := v.partition(ctx, m)
 		if err != nil {
 			return "", err
 		}
@@ -368,13 +415,13 @@ func checkPHIKey(ctx context.Context, m *Machine) (string, error) {
 		}
 		slices.Sort(wrong)
 		return report(wrong, "crypttab names no key; no file on the machine opens the volume"), nil
-	})(ctx, m)
+	})
 }
 
-func checkPHITables(ctx context.Context, m *Machine) (string, error) {
-	return onVolume(func(ctx context.Context, m *Machine) (string, error) {
+func (v phiVolume) checkTables(ctx context.Context, m *Machine) (string, error) {
+	return v.whenMapped(ctx, m, func() (string, error) {
 		var wrong []string
-		for _, unit := range []string{phiCryptUnit, phiMountUnit} {
+		for _, unit := range []string{v.cryptUnit(), v.mountUnit()} {
 			out, err := m.Run(ctx, "systemctl", "show", "--property=LoadState,ActiveState,SourcePath", unit)
 			if err != nil {
 				return "", err
@@ -394,14 +441,14 @@ func checkPHITables(ctx context.Context, m *Machine) (string, error) {
 			return "", err
 		}
 		return report(wrong, "systemd and findmnt understand both; both units are active"), nil
-	})(ctx, m)
+	})
 }
 
-// checkPHIPin compares the volume with the one that was pinned. That its volume
+// checkPin compares the volume with the one that was pinned. That its volume
 // key is the pinned one is proved by init, which has the key, at every boot.
-func checkPHIPin(ctx context.Context, m *Machine) (string, error) {
-	return onVolume(func(ctx context.Context, m *Machine) (string, error) {
-		dev, err := phiPartition(ctx, m)
+func (v phiVolume) checkPin(ctx context.Context, m *Machine) (string, error) {
+	return v.whenMapped(ctx, m, func() (string, error) {
+		dev, err := v.partition(ctx, m)
 		if err != nil {
 			return "", err
 		}
@@ -419,23 +466,23 @@ func checkPHIPin(ctx context.Context, m *Machine) (string, error) {
 		if err != nil {
 			return err.Error(), nil
 		}
-		pin, ok := pins.Find(phiName)
+		pin, ok := pins.Find(v.Name)
 		if !ok {
-			return "this machine has not pinned " + phiName, nil
+			return "this machine has not pinned " + v.Name, nil
 		}
 		if !strings.EqualFold(pin.LUKSUUID, strings.TrimSpace(uuid)) {
 			return fmt.Sprintf("volume %s, pinned is %s", strings.TrimSpace(uuid), pin.LUKSUUID), nil
 		}
 		return "the volume is the one that this machine made", nil
-	})(ctx, m)
+	})
 }
 
-// checkPHIRecovery counts the slots of recovery keys in the header itself, and
+// checkRecovery counts the slots of recovery keys in the header itself, and
 // looks whether what was kept of the key is an age file: age-encryption.org/v1.
 // That it opens the volume only the recipients can show.
-func checkPHIRecovery(ctx context.Context, m *Machine) (string, error) {
-	return onVolume(func(ctx context.Context, m *Machine) (string, error) {
-		h, err := readLUKSHeader(ctx, m)
+func (v phiVolume) checkRecovery(ctx context.Context, m *Machine) (string, error) {
+	return v.whenMapped(ctx, m, func() (string, error) {
+		h, err := v.luksHeader(ctx, m)
 		if err != nil {
 			return "", err
 		}
@@ -448,7 +495,7 @@ func checkPHIRecovery(ctx context.Context, m *Machine) (string, error) {
 		if n != 1 {
 			return fmt.Sprintf("%d argon2id slots", n), nil
 		}
-		out, err := m.Run(ctx, "head", "-n", "1", "/var/lib/ward/escrow/"+phiName+".age")
+		out, err := m.Run(ctx, "head", "-n", "1", "/var/lib/ward/escrow/"+v.Name+".age")
 		if exitCode(err) == 1 {
 			return "an argon2id slot, but no sealed key", nil
 		} else if err != nil {
@@ -458,5 +505,5 @@ func checkPHIRecovery(ctx context.Context, m *Machine) (string, error) {
 			return "an argon2id slot, but its key is not kept as an age file", nil
 		}
 		return "one argon2id slot, its key sealed with age", nil
-	})(ctx, m)
+	})
 }

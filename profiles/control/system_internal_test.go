@@ -5,6 +5,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"ward/profiles"
 	"ward/profiles/machine"
 )
 
@@ -34,8 +35,10 @@ func TestNormalRule(t *testing.T) {
 }
 
 func TestAuditRuleKeys(t *testing.T) {
+	var p profiles.Profile
+	p.Controls.Audit.AppDirs = []string{"/opt/app"}
 	have := make(map[string]int)
-	for _, r := range auditRules([]string{"/opt/app"}) {
+	for _, r := range auditRules(&p) {
 		have[r.key] += len(r.lines())
 	}
 	for _, key := range []string{"phi_access", "app_access", "user_changes", "shadow_changes", "group_changes", "sudoers_changes", "auth_log",

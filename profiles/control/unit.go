@@ -73,3 +73,30 @@ func properties(out string) map[string]string {
 	}
 	return p
 }
+
+// MountUnit is the unit of a mount point: systemd-escape(1) --path --suffix=mount.
+func MountUnit(path string) string {
+	path = strings.Trim(path, "/")
+	if path == "" {
+		return "-.mount"
+	}
+	return EscapeUnit(path) + ".mount"
+}
+
+// EscapeUnit escapes a text for a unit's name as systemd-escape(1) does.
+func EscapeUnit(text string) string {
+	var b strings.Builder
+	for i := range len(text) {
+		c := text[i]
+		switch {
+		case c == '/':
+			b.WriteByte('-')
+		case c == '.' && i > 0, c == '_', c == ':',
+			c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z':
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, `\x%02x`, c)
+		}
+	}
+	return b.String()
+}
