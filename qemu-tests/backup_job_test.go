@@ -149,7 +149,7 @@ func (j *job) works(t *testing.T) {
 	if len(all) != 2 || len(all[0].Tags) != 1 || all[0].Tags[0] != "hipaa-backup" || all[0].Host != "clinic" {
 		t.Errorf("the trusted side has %+v, want two snapshots of clinic with their tag", all)
 	}
-	r, err := drill.Run(t.Context(), j.Backup, j.live, j.report)
+	r, err := drill.Run(t.Context(), j.Backup, j.report, j.live)
 	if err != nil || !r.OK || r.Files < 200 || r.Changed != 0 {
 		t.Errorf("drill: %v, %+v, want every file equal", err, r)
 	}
@@ -189,7 +189,7 @@ func (j *job) fails(t *testing.T, kind backup.Kind, do, undo func()) {
 func (j *job) whole(t *testing.T) {
 	t.Helper()
 	j.side.restic(t, "check", "--read-data", "--no-lock")
-	if r, err := drill.Run(t.Context(), j.Backup, j.live, j.report); err != nil || !r.OK {
+	if r, err := drill.Run(t.Context(), j.Backup, j.report, j.live); err != nil || !r.OK {
 		t.Errorf("drill at the end: %v, %+v", err, r)
 	}
 }

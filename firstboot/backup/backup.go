@@ -1,4 +1,4 @@
-// Package backup copies the PHI volume to the restic repository of the machine's
+// Package backup copies the PHI volumes to the restic repository of the machine's
 // file, asks the repository what it has, and brings it back. It drives the restic
 // of the release (from 0.14 on), which tells most of its faults by text alone.
 //

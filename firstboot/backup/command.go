@@ -8,11 +8,13 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"ward/profiles"
 	"ward/profiles/control"
 )
 
@@ -21,7 +23,6 @@ const (
 	StateFile = "/var/lib/ward/backup.json"
 	Runtime   = "/run"
 	Cache     = "/var/cache/ward-backup"
-	Live      = "/var/data/phi"
 )
 
 // Opener returns the machine to work on and what gives it back.
@@ -71,25 +72,36 @@ func Mounted(path string) error {
 	return nil
 }
 
+// mounted are the mount points of the volumes that are there, and what is wrong
+// with the others.
+func mounted(volumes []profiles.Volume) (there []string, absent error) {
+	for _, v := range volumes {
+		if err := Mounted(v.Mount); err != nil {
+			absent = errors.Join(absent, err)
+		} else {
+			there = append(there, v.Mount)
+		}
+	}
+	return there, absent
+}
+
 // Command is `wardctl backup`.
 func Command(open Opener) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "backup",
-		Short: "copy the PHI volume to the backup repository",
-		Long: `backup copies the PHI volume with restic to the repository of the machine's file,
-nightly by ward-backup.timer. Snapshots are forgotten on the repository's side,
-never from here.`,
+		Short: "copy the PHI volumes to the backup repository",
+		Long: `backup copies the PHI volumes with restic to the repository of the machine's file,
+nightly by ward-backup.timer. A volume that is absent fails the run; the others are
+copied. Snapshots are forgotten on the repository's side, never from here.`,
 	}
 	c.AddCommand(&cobra.Command{
 		Use: "init", Short: "make the repository, if it is not there",
 		RunE: With(open, func(c *cobra.Command, _ *control.Target, b *Backup) error { return b.Init(c.Context()) }),
 	}, &cobra.Command{
 		Use: "run", Short: "back up now, and read a part of the repository back",
-		RunE: With(open, func(c *cobra.Command, _ *control.Target, b *Backup) error {
-			if err := Mounted(Live); err != nil {
-				return err
-			}
-			s, err := b.Run(c.Context(), Live)
+		RunE: With(open, func(c *cobra.Command, t *control.Target, b *Backup) error {
+			there, absent := mounted(t.Profile.Controls.PHI.All())
+			s, err := b.RunWithout(c.Context(), absent, there...)
 			if err != nil {
 				return err
 			}
@@ -118,7 +130,7 @@ func statusCommand(open Opener) *cobra.Command {
 				return err
 			}
 			s := Status{State: state}
-			s.Repository, err = b.Latest(c.Context())
+			s.Repository, err = b.Latest(c.Context(), "")
 			if fault := (*Fault)(nil); errors.As(err, &fault) {
 				s.Kind, s.Error = fault.Kind, fault.Text
 			} else if err != nil {
@@ -152,51 +164,82 @@ func (s Status) print(c *cobra.Command) error {
 // ofVolume are what a PHI volume has for itself: fscrypt's metadata and its raw
 // key. A new volume has its own, which its folders are encrypted with already;
 // those of the lost volume would open nothing on it, and lock it at the next boot.
-var ofVolume = []string{Live + "/.fscrypt", Live + "/.ward"}
+var ofVolume = []string{profiles.DataMount + "/.fscrypt", profiles.DataMount + "/.ward"}
 
 // RestoreCommand is `wardctl restore`.
 func RestoreCommand(open Opener) *cobra.Command {
-	var target string
+	var target, volume string
 	var overwrite bool
 	c := &cobra.Command{
 		Use:   "restore",
 		Short: "bring the PHI of the last snapshot back",
 		Long: `restore brings the files of this machine's last snapshot back, with their owners
-and modes, and reads each of them again. Without --overwrite it refuses a PHI
+and modes, and reads each of them again: all PHI volumes, or the one that --volume
+names, each from the last snapshot that has it. Without --overwrite it refuses a PHI
 volume that has files. What fscrypt keeps on the volume for itself stays as it is;
 --target DIR brings that back too.`,
+		Example: "  wardctl restore --target /root/look\n  wardctl restore --volume archive",
 		RunE: With(open, func(c *cobra.Command, t *control.Target, b *Backup) error {
-			if target == "/" {
-				if err := Mounted(Live); err != nil {
-					return err
-				}
-				if err := empty(Live); err != nil && !overwrite {
-					return err
-				}
-			}
-			s, err := b.Latest(c.Context())
+			volumes, err := chosen(t.Profile.Controls.PHI.All(), volume)
 			if err != nil {
 				return err
 			}
-			if s == nil {
-				return errors.New("the repository has no snapshot of this machine\nhint: snapshots carry the machine's name; is it the same?")
+			// All that can be refused is refused before the first file is written.
+			var copies []*Snapshot
+			for _, v := range volumes {
+				if target == "/" {
+					if err := Mounted(v.Mount); err != nil {
+						return err
+					}
+					if err := empty(v.Mount); err != nil && !overwrite {
+						return err
+					}
+				}
+				s, err := b.Latest(c.Context(), v.Mount)
+				if err != nil {
+					return err
+				}
+				if s == nil {
+					return fmt.Errorf("the repository has no snapshot of %s of this machine\nhint: snapshots carry the machine's name; is it the same?", v.Mount)
+				}
+				copies = append(copies, s)
 			}
-			start := time.Now()
-			var without []string
-			if target == "/" {
-				without = ofVolume
+			for i, v := range volumes {
+				s, start := copies[i], time.Now()
+				without := s.Others(v.Mount)
+				if target == "/" {
+					without = append(without, ofVolume...)
+				}
+				if err := b.Restore(c.Context(), s, target, without...); err != nil {
+					return err
+				}
+				t.Log.Info("restore: done", "volume", v.Name, "snapshot", s.ID, "taken", s.Time, "took", time.Since(start).Round(time.Second))
+				if _, err := fmt.Fprintf(c.OutOrStdout(), "%s: snapshot %.8s of %s is back below %s, in %.0f s\n", v.Name, s.ID, s.Time.UTC().Format(time.DateTime), target, time.Since(start).Seconds()); err != nil {
+					return err
+				}
 			}
-			if err := b.Restore(c.Context(), s, target, without...); err != nil {
-				return err
-			}
-			t.Log.Info("restore: done", "snapshot", s.ID, "taken", s.Time, "took", time.Since(start).Round(time.Second))
-			_, err = fmt.Fprintf(c.OutOrStdout(), "snapshot %.8s of %s is back below %s, in %.0f s\n", s.ID, s.Time.UTC().Format(time.DateTime), target, time.Since(start).Seconds())
-			return err
+			return nil
 		}),
 	}
 	c.Flags().StringVar(&target, "target", "/", "folder to restore below; / puts the files where they were")
+	c.Flags().StringVar(&volume, "volume", "", "`NAME` of the only volume to restore; without it all are")
 	c.Flags().BoolVar(&overwrite, "overwrite", false, "replace files that are there")
 	return c
+}
+
+// chosen is the volume with that name; empty: all of them.
+func chosen(all []profiles.Volume, name string) ([]profiles.Volume, error) {
+	if name == "" {
+		return all, nil
+	}
+	var names []string
+	for _, v := range all {
+		if v.Name == name {
+			return []profiles.Volume{v}, nil
+		}
+		names = append(names, v.Name)
+	}
+	return nil, fmt.Errorf("volume %q: there is none\nhint: there are: %s", name, strings.Join(names, ", "))
 }
 
 // empty refuses a folder with more in it than what a new volume has.
@@ -206,7 +249,7 @@ func empty(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() == "lost+found" || slices.Contains(ofVolume, path.Join(Live, e.Name())) || e.IsDir() && isEmpty(filepath.Join(dir, e.Name())) {
+		if e.Name() == "lost+found" || slices.Contains(ofVolume, path.Join(dir, e.Name())) || e.IsDir() && isEmpty(filepath.Join(dir, e.Name())) {
 			continue
 		}
 		return fmt.Errorf("%s has files already, such as %s\nhint: --overwrite replaces them", dir, e.Name())

@@ -19,6 +19,7 @@ const (
 	Full          Kind = "full"           // no space, here or there
 	Corrupted     Kind = "corrupted"      // what is in the repository is not what was written
 	Incomplete    Kind = "incomplete"     // some files could not be read
+	Absent        Kind = "absent"         // a PHI volume is not mounted; the others are copied
 )
 
 // Fault is a command of restic's that failed.

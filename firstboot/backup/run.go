@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -57,19 +58,30 @@ type summary struct {
 // Run copies paths and reads a part of the repository back. The state says what
 // came of it, also when it fails.
 func (b *Backup) Run(ctx context.Context, paths ...string) (*State, error) {
+	return b.RunWithout(ctx, nil, paths...)
+}
+
+// RunWithout is Run when something that has to be copied too is not there: paths
+// are copied, which may be none, and absent is what the run has failed with.
+func (b *Backup) RunWithout(ctx context.Context, absent error, paths ...string) (*State, error) {
 	state, err := ReadState(b.c.StateFile)
 	if err != nil {
 		return nil, err
 	}
 	start := time.Now().UTC()
-	sum, err := b.copy(ctx, paths)
+	var sum *summary
+	if len(paths) > 0 {
+		sum, err = b.copy(ctx, paths)
+	}
 	state, stateErr := ReadState(b.c.StateFile) // Init may have written it
 	if stateErr != nil {
 		return nil, errors.Join(err, stateErr)
 	}
 	state.Attempt, state.Kind, state.Error = start, "", ""
-	if err == nil {
-		state.Success = time.Now().UTC()
+	if err == nil && sum != nil {
+		if absent == nil {
+			state.Success = time.Now().UTC()
+		}
 		state.Snapshot, state.Files, state.Bytes, state.Seconds = sum.Snapshot, sum.Files, sum.Bytes, sum.Seconds
 		state.CheckPart = state.CheckPart%max(b.c.CheckParts, 1) + 1
 		state.CheckError = ""
@@ -83,8 +95,10 @@ func (b *Backup) Run(ctx context.Context, paths ...string) (*State, error) {
 		if errors.As(err, &fault) {
 			state.Kind = fault.Kind
 		}
+	} else if absent != nil {
+		state.Kind, state.Error = Absent, absent.Error()
 	}
-	return state, errors.Join(err, WriteJSON(b.c.StateFile, state))
+	return state, errors.Join(err, absent, WriteJSON(b.c.StateFile, state))
 }
 
 // Keep copies paths into the repository under a tag of their own, apart from the
@@ -164,8 +178,16 @@ type Snapshot struct {
 	Tags  []string  `json:"tags"`
 }
 
+// Others are the paths in the snapshot beside one: what a restore of that one
+// leaves out.
+func (s *Snapshot) Others(path string) []string {
+	return slices.DeleteFunc(slices.Clone(s.Paths), func(p string) bool { return p == path })
+}
+
 // Latest asks the repository for this machine's last snapshot; nil: it has none.
-func (b *Backup) Latest(ctx context.Context) (*Snapshot, error) {
+// With a path it is the last one that has a copy of that path: while a volume was
+// absent the others were copied without it.
+func (b *Backup) Latest(ctx context.Context, path string) (*Snapshot, error) {
 	out, err := b.restic(ctx, "snapshots", "--json", "--no-lock", "--host", b.c.Host, "--tag", b.c.Tag)
 	if err != nil {
 		return nil, err
@@ -176,6 +198,9 @@ func (b *Backup) Latest(ctx context.Context) (*Snapshot, error) {
 	}
 	var latest *Snapshot
 	for i := range all {
+		if path != "" && !slices.Contains(all[i].Paths, path) {
+			continue
+		}
 		if latest == nil || all[i].Time.After(latest.Time) {
 			latest = &all[i]
 		}

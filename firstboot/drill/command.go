@@ -17,15 +17,19 @@ func Command(open backup.Opener) *cobra.Command {
 	return &cobra.Command{
 		Use:   "drill",
 		Short: "restore the last snapshot to a scratch place and compare it",
-		Long: `drill restores the last snapshot to a scratch folder on the PHI volume, compares
-every file with the snapshot and with the live data, measures the time and
-removes the folder. Its report is ` + ReportFile + `; ward-drill.timer
-runs it monthly.`,
+		Long: `drill restores the last snapshot of each PHI volume to a scratch folder on that
+volume, compares every file with the snapshot and with the live data, measures the
+time and removes the folder. Its report is ` + ReportFile + `;
+ward-drill.timer runs it monthly.`,
 		RunE: backup.With(open, func(c *cobra.Command, t *control.Target, b *backup.Backup) error {
-			if err := backup.Mounted(backup.Live); err != nil {
-				return err
+			var live []string
+			for _, v := range t.Profile.Controls.PHI.All() {
+				if err := backup.Mounted(v.Mount); err != nil {
+					return err
+				}
+				live = append(live, v.Mount)
 			}
-			r, err := Run(c.Context(), b, backup.Live, ReportFile)
+			r, err := Run(c.Context(), b, ReportFile, live...)
 			t.Log.Info("drill", "ok", r.OK, "files", r.Files, "bytes", r.Bytes, "seconds", r.Seconds, "recovery_seconds", r.RecoverySeconds)
 			if err != nil {
 				return err

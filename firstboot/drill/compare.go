@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,7 +27,9 @@ type node struct {
 	MTime  time.Time `json:"mtime"`
 }
 
-func readTree(out string) ([]node, error) {
+// readTree reads what restic lists of a snapshot, but for what lies in the folders
+// without.
+func readTree(out string, without []string) ([]node, error) {
 	var tree []node
 	for line := range strings.Lines(out) {
 		var n node
@@ -39,7 +42,9 @@ func readTree(out string) ([]node, error) {
 		if !filepath.IsAbs(n.Path) || filepath.Clean(n.Path) != n.Path {
 			return nil, fmt.Errorf("the tree of the snapshot has the path %q", n.Path)
 		}
-		tree = append(tree, n)
+		if !slices.ContainsFunc(without, func(dir string) bool { return n.Path == dir || strings.HasPrefix(n.Path, dir+"/") }) {
+			tree = append(tree, n)
+		}
 	}
 	if len(tree) == 0 {
 		return nil, errors.New("the snapshot is empty")

@@ -1,5 +1,5 @@
-// Package drill restores the latest snapshot to a scratch place, compares every
-// file with the snapshot's tree and with the live data, measures the time, and
+// Package drill restores the latest snapshot of each PHI volume to a scratch place
+// on it, compares every file with the snapshot's tree and with the live data, measures the time, and
 // removes what it made: a backup that was never restored is a hope (45 CFR
 // 164.308(a)(7)(ii)(D)).
 package drill
@@ -32,8 +32,9 @@ type Report struct {
 	Time     time.Time `json:"time"` // when it ended
 	OK       bool      `json:"ok"`
 	Error    string    `json:"error,omitempty"`
-	Snapshot string    `json:"snapshot,omitempty"`
-	Taken    time.Time `json:"taken"` // when the snapshot was
+	Mounts   []string  `json:"mounts,omitempty"`   // that were restored
+	Snapshot string    `json:"snapshot,omitempty"` // the oldest, where the volumes' last copies are in several
+	Taken    time.Time `json:"taken"`              // when it was
 	Files    int       `json:"files"`
 	Bytes    int64     `json:"bytes"`
 	Seconds  float64   `json:"seconds"` // of the restore, verification included
@@ -66,9 +67,9 @@ func Summary(file string) (string, error) {
 	return fmt.Sprintf("%s, %d files restored and equal, %.1f MB/s, all data back in %.0f s", at, r.Files, r.MBps, r.RecoverySeconds), nil
 }
 
-// Run restores the latest snapshot of live below it, in a folder that backups
-// leave out, and writes the report to file in any case.
-func Run(ctx context.Context, b *backup.Backup, live, file string) (*Report, error) {
+// Run restores the latest snapshot of each live folder below it, in a folder that
+// backups leave out, and writes the report to file in any case.
+func Run(ctx context.Context, b *backup.Backup, file string, live ...string) (*Report, error) {
 	r := &Report{Version: ReportVersion}
 	err := run(ctx, b, live, r)
 	r.Time = time.Now().UTC()
@@ -79,47 +80,17 @@ func Run(ctx context.Context, b *backup.Backup, live, file string) (*Report, err
 	return r, errors.Join(err, backup.WriteJSON(file, r))
 }
 
-func run(ctx context.Context, b *backup.Backup, live string, r *Report) (err error) {
-	s, err := b.Latest(ctx)
-	if err != nil {
-		return err
+func run(ctx context.Context, b *backup.Backup, live []string, r *Report) error {
+	var took time.Duration
+	for _, dir := range live {
+		t, err := restore(ctx, b, dir, r)
+		if err != nil {
+			return err
+		}
+		took += t
 	}
-	if s == nil {
-		return errors.New("the repository has no snapshot of this machine\nhint: wardctl backup run makes one")
-	}
-	r.Snapshot, r.Taken = s.ID, s.Time
-	out, err := b.Tree(ctx, s)
-	if err != nil {
-		return err
-	}
-	tree, err := readTree(out)
-	if err != nil {
-		return err
-	}
-	for _, n := range tree {
-		r.Bytes += n.Size
-	}
-	r.Files = len(tree)
-	if err := room(live, r.Bytes); err != nil {
-		return err
-	}
-	scratch, err := os.MkdirTemp(live, ".ward-drill-")
-	if err != nil {
-		return fmt.Errorf("scratch place: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
-	start := time.Now()
-	if err := b.Restore(ctx, s, scratch); err != nil {
-		return err
-	}
-	took := time.Since(start)
 	r.Seconds = took.Seconds()
 	r.MBps = float64(r.Bytes) / 1e6 / took.Seconds()
-	c, err := compare(scratch, live, tree, s.Time)
-	if err != nil {
-		return err
-	}
-	r.Changed, r.Differences, r.LiveBytes = c.changed, c.differences, c.liveBytes
 	r.RecoverySeconds = recovery(took, r.Bytes, r.LiveBytes).Seconds()
 	if len(r.Differences) > 0 {
 		return fmt.Errorf("%d of %d files differ from what was backed up, the first: %s", len(r.Differences), r.Files, r.Differences[0])
@@ -128,6 +99,57 @@ func run(ctx context.Context, b *backup.Backup, live string, r *Report) (err err
 		return fmt.Errorf("at this speed all data are back after %.0f h, and must be after %.0f h", r.RecoverySeconds/3600, limit/3600)
 	}
 	return nil
+}
+
+// restore tries one folder, adds to the report what it showed, and returns how long
+// the restore took.
+func restore(ctx context.Context, b *backup.Backup, live string, r *Report) (took time.Duration, err error) {
+	s, err := b.Latest(ctx, live)
+	if err != nil {
+		return 0, err
+	}
+	if s == nil {
+		return 0, fmt.Errorf("the repository has no snapshot of %s of this machine\nhint: wardctl backup run makes one", live)
+	}
+	if r.Snapshot == "" || s.Time.Before(r.Taken) {
+		r.Snapshot, r.Taken = s.ID, s.Time
+	}
+	out, err := b.Tree(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	tree, err := readTree(out, s.Others(live))
+	if err != nil {
+		return 0, err
+	}
+	var bytes int64
+	for _, n := range tree {
+		bytes += n.Size
+	}
+	r.Mounts = append(r.Mounts, live)
+	r.Bytes += bytes
+	r.Files += len(tree)
+	if err := room(live, bytes); err != nil {
+		return 0, err
+	}
+	scratch, err := os.MkdirTemp(live, ".ward-drill-")
+	if err != nil {
+		return 0, fmt.Errorf("scratch place: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
+	start := time.Now()
+	if err := b.Restore(ctx, s, scratch, s.Others(live)...); err != nil {
+		return 0, err
+	}
+	took = time.Since(start)
+	c, err := compare(scratch, live, tree, s.Time)
+	if err != nil {
+		return 0, err
+	}
+	r.Changed += c.changed
+	r.LiveBytes += c.liveBytes
+	r.Differences = append(r.Differences, c.differences...)
+	return took, nil
 }
 
 // recovery is how long a restore of live bytes takes, at the speed of one that

@@ -77,7 +77,7 @@ func TestReadTree(t *testing.T) {
 		{"relative", `{"struct_type":"node","path":"etc"}`, `has the path "etc"`},
 		{"cut", `{"struct_type":"no`, "read the tree"},
 	} {
-		if _, err := readTree(c.out); err == nil || !strings.Contains(err.Error(), c.err) {
+		if _, err := readTree(c.out, nil); err == nil || !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s: readTree() = %v, want an error with %q", c.name, err, c.err)
 		}
 	}
