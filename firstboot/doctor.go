@@ -181,7 +181,7 @@ func (m *Machine) askKeys(ctx context.Context) ([]Trouble, error) {
 		key, source, err := m.key(ctx, m.facts.Image.Init.Sources, v)
 		if errors.Is(err, keysource.ErrNone) {
 			all = append(all, Trouble{"no source has the key of volume " + v.Name + ": the next boot has no PHI", firstLine(err.Error()),
-				"attach the key device (label " + handoff.KeyLabel + ") or make the other key source reachable; `wardctl key status` asks again"})
+				"attach the key device (label " + handoff.KeyLabel + ") or make the other key source reachable; `wardctl key status" + volumeFlag(v.Name) + "` asks again"})
 			continue
 		} else if err != nil {
 			return all, err
@@ -191,7 +191,7 @@ func (m *Machine) askKeys(ctx context.Context) ([]Trouble, error) {
 			var ok bool
 			if ok, err = m.opens(ctx, dev, "", key.Bytes()); err == nil && !ok {
 				all = append(all, Trouble{"the key of source " + source + " does not open volume " + v.Name + ": the next boot has no PHI", "it is another machine's key, or from before a rotation",
-					"attach the key device of this machine; `wardctl key status` asks again"})
+					"attach the key device of this machine; `wardctl key status" + volumeFlag(v.Name) + "` asks again"})
 			}
 		}
 		key.Wipe()

@@ -13,7 +13,8 @@ import (
 	"ward/initramfs/handoff"
 )
 
-// tableOn makes a disk as the builder lays it out, of 128 MiB, on one of that size.
+// tableOn makes a disk as the builder lays it out, of 128 MiB or as much as its
+// partitions of 40 MiB need, on one of that size.
 func tableOn(t *testing.T, size int64, kinds ...string) (*os.File, *gpt.Table) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "disk")
@@ -22,7 +23,7 @@ func tableOn(t *testing.T, size int64, kinds ...string) (*os.File, *gpt.Table) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	if err := f.Truncate(128 << 20); err != nil {
+	if err := f.Truncate(max(128, 8+40*int64(len(kinds))) << 20); err != nil {
 		t.Fatal(err)
 	}
 	argv := []string{"--clear"}
@@ -46,6 +47,7 @@ const espKind = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 
 func TestGrowth(t *testing.T) {
 	disk := []string{espKind, handoff.RootType, handoff.PHIType}
+	further := []string{espKind, handoff.PHIType, handoff.PHIType, handoff.RootType, handoff.PHIType}
 	for _, tt := range []struct {
 		name  string
 		size  int64 // MiB
@@ -56,6 +58,9 @@ func TestGrowth(t *testing.T) {
 		{"FirstBoot", 1024, disk, true, "2 at 41 +265 was 40 false, 3 at 306 +717 was 40 true"},
 		{"PHIHasData", 1024, disk, false, "3 at 81 +942 was 40 false"},
 		{"RootAlone", 1024, disk[:2], true, "2 at 41 +982 was 40 false"},
+		// Further PHI volumes are before root and stay as they are.
+		{"FurtherVolumes", 1024, further, true, "4 at 121 +245 was 40 false, 5 at 366 +657 was 40 true"},
+		{"FurtherVolumesWithData", 1024, further, false, "5 at 161 +862 was 40 false"},
 		{"SameSize", 128, disk, true, ""},
 		{"HardlyLarger", 136, disk, true, ""},
 		{"LastIsAnothers", 1024, []string{handoff.RootType, handoff.PHIType, espKind}, true, ""},

@@ -10,7 +10,9 @@ import (
 	"strings"
 
 	"ward/images/distro"
+	"ward/initramfs/handoff"
 	"ward/profiles"
+	"ward/profiles/control"
 )
 
 //go:embed units
@@ -74,6 +76,11 @@ func Install(root *os.Root, wardctl []byte, profile *profiles.Profile, image Ima
 			}
 		}
 	}
+	if len(image.Init.Volumes) > 1 {
+		if err := put(path.Join(unitDir, "ward-reencrypt.service.d", "10-volumes.conf"), []byte(reencryptDropIn(image.Init.Volumes)), 0o644); err != nil {
+			return err
+		}
+	}
 	for name, text := range kernelHooks[release.Format] {
 		if err := put(name, []byte(text), 0o755); err != nil {
 			return err
@@ -88,6 +95,16 @@ const sshDropIn = `# Nobody logs in over the network before the machine's config
 Requires=ward-apply.service
 After=ward-apply.service
 `
+
+// reencryptDropIn has the service end before any volume is unmounted and detached;
+// the unit itself says so of the one that every machine has.
+func reencryptDropIn(volumes []handoff.Volume) string {
+	var units []string
+	for _, v := range volumes {
+		units = append(units, control.MountUnit(v.Mount), "systemd-cryptsetup@"+control.EscapeUnit(v.Name)+".service")
+	}
+	return "# At shutdown it ends before a volume is unmounted and detached.\n[Unit]\nAfter=" + strings.Join(units, " ") + "\n"
+}
 
 // sshService is the service of the release's SSH unit. Where a socket listens,
 // the service is what is held back: a socket belongs to sockets.target, which

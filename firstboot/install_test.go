@@ -97,6 +97,24 @@ func TestInstall(t *testing.T) {
 	}
 }
 
+// TestInstallVolumes: with further volumes the reencryption ends before any of them
+// is unmounted.
+func TestInstallVolumes(t *testing.T) {
+	root, dir := openRoot(t)
+	p := &profiles.Profile{Name: "volumes"}
+	p.Controls.PHI.Volumes = []profiles.Volume{{Name: "old-scans", Mount: "/srv/old-scans"}}
+	image := ImageFacts{Name: "debian-12", Distro: "debian", Release: "12",
+		Init: handoff.Config{Version: handoff.Version, Volumes: p.Controls.PHI.Handoff()}}
+	if err := Install(root, []byte("program"), p, image); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "usr/lib/systemd/system/ward-reencrypt.service.d/10-volumes.conf"))
+	const want = `After=var-data-phi.mount systemd-cryptsetup@phi\x2ddata.service srv-old\x2dscans.mount systemd-cryptsetup@old\x2dscans.service`
+	if err != nil || !strings.Contains(string(b), "[Unit]\n"+want+"\n") {
+		t.Errorf("the drop-in is %q, %v, want %s", b, err, want)
+	}
+}
+
 func TestInstallUnknownRelease(t *testing.T) {
 	root, dir := openRoot(t)
 	err := Install(root, nil, &profiles.Profile{}, ImageFacts{Distro: "debian", Release: "3"})

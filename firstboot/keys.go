@@ -16,6 +16,7 @@ import (
 	"ward/firstboot/escrow"
 	"ward/initramfs/boot/keysource"
 	"ward/initramfs/handoff"
+	"ward/profiles"
 )
 
 // KeySlot is one key slot of a volume.
@@ -36,6 +37,15 @@ type KeyStatus struct {
 	Escrow   string    `json:"escrow"` // when the recovery key was sealed, and to how many
 	// Reencrypting is how far a change of the volume key is, in percent; nil: there is none.
 	Reencrypting *int `json:"reencrypting,omitempty"`
+}
+
+// volumeFlag is what a command in a hint needs to be about a volume; without it the
+// commands of wardctl key are about the one that every machine has.
+func volumeFlag(name string) string {
+	if name == profiles.DataName {
+		return ""
+	}
+	return " --volume " + name
 }
 
 // volumeNamed returns one of the machine's volumes with its pin.
@@ -277,7 +287,11 @@ func (m *Machine) Rotate(ctx context.Context, name, newKey string, out io.Writer
 		return err
 	}
 	m.log.Info("key rotated", "volume", name, "old_slot", r.OldSlot, "new_slot", freshSlot)
-	fmt.Fprintf(out, "volume %s opens with the new key file (slot %s); the old one is removed\nhint: exchange the key device before the next boot, then destroy the old key file\n", name, freshSlot)
+	hint := "exchange the key device before the next boot, then destroy the old key file"
+	if len(m.volumes()) > 1 { // all their key files are on one device
+		hint = "before the next boot the key device must have this file, and for each other volume the one that opens it; then destroy the old key file"
+	}
+	fmt.Fprintf(out, "volume %s opens with the new key file (slot %s); the old one is removed\nhint: %s\n", name, freshSlot, hint)
 	return nil
 }
 

@@ -58,7 +58,7 @@ func (m *Machine) volumes() []handoff.Volume {
 	if v := m.facts.Image.Init.Volumes; len(v) > 0 {
 		return v
 	}
-	return []handoff.Volume{{Name: "phi-data", PartLabel: "phi-data", KeyFile: "phi-data.key", Mount: "/var/data/phi"}}
+	return m.facts.Profile.Controls.PHI.Handoff()
 }
 
 func (m *Machine) mounts() []string {

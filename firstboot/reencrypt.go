@@ -44,7 +44,7 @@ func (m *Machine) reencryption(name string) (*reencryption, error) {
 func (m *Machine) settled(name string) error {
 	r, err := m.reencryption(name)
 	if err == nil && r != nil {
-		err = errHint(fmt.Errorf("volume %s is being reencrypted", name), "wait for it: `wardctl key status` shows how far it is")
+		err = errHint(fmt.Errorf("volume %s is being reencrypted", name), "wait for it: `wardctl key status%s` shows how far it is", volumeFlag(name))
 	}
 	if err != nil {
 		return err
@@ -53,7 +53,7 @@ func (m *Machine) settled(name string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err == nil {
-		err = errHint(fmt.Errorf("a rotation of the key of volume %s was interrupted", name), "finish it first: `wardctl key rotate --new-key FILE`")
+		err = errHint(fmt.Errorf("a rotation of the key of volume %s was interrupted", name), "finish it first: `wardctl key rotate%s --new-key FILE`", volumeFlag(name))
 	}
 	return err
 }
@@ -108,15 +108,28 @@ func (m *Machine) BeginReencryption(ctx context.Context, name string) error {
 // cryptsetup keeps a checksum of what it is about to overwrite in the header
 // (cryptsetup-reencrypt(8), --resilience), and the next run goes on.
 func (m *Machine) Reencrypt(ctx context.Context) error {
+	failed := map[string]error{}
+	// Again after each one: what is begun meanwhile finds the service running, and
+	// nothing else would start it.
+	for done := true; done; {
+		done = false
+		for _, v := range m.volumes() {
+			if failed[v.Name] != nil {
+				continue
+			}
+			r, err := m.reencryption(v.Name)
+			if err == nil && r != nil {
+				err = m.reencrypt(ctx, v, r)
+				done = done || err == nil
+			}
+			if err != nil {
+				failed[v.Name] = fmt.Errorf("reencrypt %s: %w", v.Name, err)
+			}
+		}
+	}
 	var errs []error
 	for _, v := range m.volumes() {
-		r, err := m.reencryption(v.Name)
-		if err == nil && r != nil {
-			err = m.reencrypt(ctx, v, r)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("reencrypt %s: %w", v.Name, err))
-		}
+		errs = append(errs, failed[v.Name])
 	}
 	return errors.Join(errs...)
 }

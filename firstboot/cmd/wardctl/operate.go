@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ward/firstboot"
+	"ward/profiles"
 )
 
 func doctorCommand(open opener) *cobra.Command {
@@ -85,9 +86,9 @@ func unlockCommand(open opener) *cobra.Command {
 }
 
 func keyCommand(open opener) *cobra.Command {
-	c := &cobra.Command{Use: "key", Short: "look at, rotate and add keys of the PHI volume"}
+	c := &cobra.Command{Use: "key", Short: "look at, rotate and add keys of a PHI volume"}
 	var asJSON bool
-	volume := "phi-data"
+	volume := profiles.DataName
 	c.PersistentFlags().StringVar(&volume, "volume", volume, "`NAME` of the volume")
 	status := &cobra.Command{
 		Use:   "status",
@@ -111,7 +112,7 @@ func keyCommand(open opener) *cobra.Command {
 			}
 			source := s.Source
 			if source == "" {
-				source = "nowhere: the next boot has no PHI"
+				source = "nowhere: the next boot is without this volume"
 			}
 			fmt.Fprintf(out, "volume %s (%s)\nkey file found: %s\nrecovery key: %s\n", s.Volume, s.LUKSUUID, source, s.Escrow)
 			w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)

@@ -65,7 +65,7 @@ one is sealed at the end.`,
 				fmt.Fprintf(c.OutOrStdout(), "volume %s has a new volume key\n", volume)
 				return nil
 			}
-			fmt.Fprintf(c.OutOrStdout(), "volume %s is being reencrypted; `wardctl key status` shows how far it is\n", volume)
+			fmt.Fprintf(c.OutOrStdout(), "volume %[1]s is being reencrypted; `wardctl key status --volume %[1]s` shows how far it is\n", volume)
 			return nil
 		},
 	}
