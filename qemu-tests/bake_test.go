@@ -12,6 +12,12 @@ import (
 // bakeWith bakes the image under test with another profile, the text of its file.
 func bakeWith(t *testing.T, profile string) *proof.Image {
 	t.Helper()
+	return bake(t, image(t).Manifest.Image, profile)
+}
+
+// bake bakes an image, named as ward build does, with a profile, the text of its file.
+func bake(t *testing.T, name, profile string) *proof.Image {
+	t.Helper()
 	const ward = "../.bin/ward"
 	if _, err := os.Stat(ward); err != nil {
 		cannot(t, "%v: make build first", err)
@@ -21,7 +27,7 @@ func bakeWith(t *testing.T, profile string) *proof.Image {
 	if err := os.WriteFile(file, []byte(profile), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if text, err := exec.CommandContext(t.Context(), ward, "build", image(t).Manifest.Image, "--profile", file, "-o", out).CombinedOutput(); err != nil {
+	if text, err := exec.CommandContext(t.Context(), ward, "build", name, "--profile", file, "-o", out).CombinedOutput(); err != nil {
 		t.Fatalf("ward build: %v\n%s", err, text)
 	}
 	i, err := proof.OpenImage(out)

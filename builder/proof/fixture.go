@@ -55,6 +55,9 @@ func OpenImage(dir string) (*Image, error) {
 // Disk is the disk image that a machine is started from.
 func (i *Image) Disk() string { return filepath.Join(i.Dir, "disk.qcow2") }
 
+// Volumes are the PHI volumes that the image's machines have.
+func (i *Image) Volumes() []profiles.Volume { return i.Profile.Controls.PHI.All() }
+
 // Person is somebody whose login is tried, with what proves who they are.
 type Person struct {
 	Name     string
@@ -75,9 +78,6 @@ type Fixture struct {
 	Lab      *lab.Lab
 }
 
-// Volumes are the PHI volumes of an image.
-var volumes = []string{"phi-data"}
-
 // NewFixture makes one in dir, which must be private to us. Close stops its lab.
 func NewFixture(ctx context.Context, dir string, image *Image, log *slog.Logger) (f *Fixture, err error) {
 	f = &Fixture{Dir: dir, Key: filepath.Join(dir, "key.img"), Ignition: filepath.Join(dir, "config.ign")}
@@ -87,6 +87,10 @@ func NewFixture(ctx context.Context, dir string, image *Image, log *slog.Logger)
 			err = fmt.Errorf("fixture: %w", err)
 		}
 	}()
+	var volumes []string
+	for _, v := range image.Volumes() {
+		volumes = append(volumes, v.Name)
+	}
 	if err := key.New(ctx, log, f.Key, volumes); err != nil {
 		return nil, err
 	}

@@ -156,20 +156,24 @@ func (t *test) run(ctx context.Context) (err error) {
 		return err
 	}
 	t.failures(findings)
-	file, err := t.leave(ctx, m, fixture)
+	files, err := t.leave(ctx, m, fixture)
 	if err != nil {
 		return err
 	}
-	t.say("a file is on the PHI volume; the machine reboots")
+	t.say("a file is on each PHI volume; the machine reboots")
 	if err := Reboot(ctx, m, fixture); err != nil {
 		return err
 	}
 	if _, err := t.verdict(ctx, m, "after reboot", first.BootID); err != nil {
 		return err
 	}
-	there, err := t.find(ctx, m, fixture, file)
-	if err != nil {
-		return err
+	var there []control.Finding
+	for _, file := range files {
+		finding, err := t.find(ctx, m, fixture, file)
+		if err != nil {
+			return err
+		}
+		there = append(there, finding)
 	}
 	t.proof.Parts = append(t.proof.Parts, evidence.Part{Name: "what outlasts a reboot", Findings: there})
 	t.failures(there)

@@ -14,6 +14,7 @@ import (
 
 	"ward/builder"
 	"ward/builder/cache"
+	"ward/builder/key"
 	"ward/profiles"
 	"ward/profiles/control"
 	"ward/profiles/evidence"
@@ -21,12 +22,13 @@ import (
 )
 
 // folder is what ward build leaves, with a disk that is none.
-func folder(t *testing.T) string {
+func folder(t *testing.T, volumes ...profiles.Volume) string {
 	t.Helper()
 	p, err := profiles.Load("hipaa")
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.Controls.PHI.Volumes = volumes
 	dir := t.TempDir()
 	disk := filepath.Join(dir, "disk.qcow2")
 	if err := os.WriteFile(disk, []byte("a disk"), 0o600); err != nil {
@@ -129,6 +131,26 @@ func TestFixture(t *testing.T) {
 	defer g.Close()
 	if digest(t, f.Key) == digest(t, g.Key) || f.Config.Backup.Password == g.Config.Backup.Password || f.Config.Logging.CA == g.Config.Logging.CA {
 		t.Error("two fixtures share a secret")
+	}
+}
+
+// TestFixtureVolumes: the key device has the key of each volume of the image.
+func TestFixtureVolumes(t *testing.T) {
+	i, err := OpenImage(folder(t, profiles.Volume{Name: "archive", Mount: "/var/data/archive"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	f, err := NewFixture(t.Context(), t.TempDir(), i, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := key.Check(t.Context(), log, f.Key, []string{"phi-data", "archive"}); err != nil {
+		t.Errorf("the key device: %v", err)
+	}
+	if a, b := (left{volume: "phi-data"}).setting(), (left{volume: "archive"}).setting(); a != "a file written before the reboot" || b != "archive: "+a {
+		t.Errorf("the findings are called %q and %q", a, b)
 	}
 }
 
