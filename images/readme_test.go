@@ -15,6 +15,10 @@ func TestReadme(t *testing.T) {
 	if err != nil || img.Name != "clinic" || !slices.Equal(img.Formats, []string{"qcow2", "raw"}) {
 		t.Errorf("the example is %+v, %v", img, err)
 	}
+	img, err = Load(stricttest.Examples(t, "README.md")["volumes-image.yaml"])
+	if err != nil || img.Disk.Volumes["archive"] != 64*GiB {
+		t.Errorf("the example with a further volume is %+v, %v", img, err)
+	}
 	text, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)

@@ -45,7 +45,7 @@ func (p *program) build() *cobra.Command {
 		Use:   "build IMAGE [flags]",
 		Short: "bake an image",
 		Long: `build bakes an image: real packages, the profile's safeguards in the tree, a Go
-initramfs, a disk with ESP, root and a blank partition for patients' data. It needs
+initramfs, a disk with ESP, root and blank partitions for patients' data. It needs
 no loop device and no device-mapper. The output folder appears whole or
 not at all; when nothing changed nothing is written.
 

@@ -16,7 +16,7 @@ func (p *program) key() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "key COMMAND",
 		Short: "make and check key devices",
-		Long: `A key device is a small disk image with the key file of one machine's PHI volume. It
+		Long: `A key device is a small disk image with the key files of one machine's PHI volumes. It
 stays outside the machine's own disk and is attached at boot. Whoever has both has
 the data; whoever loses the key has lost it.`,
 		Args: p.noSuchCommand,
