@@ -1,6 +1,7 @@
 package images
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -68,6 +69,25 @@ func TestLoad(t *testing.T) {
 	}
 	if !reflect.DeepEqual(img.Disk, Disk{64 * MiB, 4 * GiB, 32 * MiB, nil, 0}) || !slices.Equal(img.Modules, Modules{"generic", "my_module"}) || len(img.Mirrors) != 2 || img.KernelArgs[1] != "hugepages=4" {
 		t.Errorf("Load() = %+v, want what the file says", img)
+	}
+}
+
+// TestJSON: an image as a manifest holds it is a file that Load reads, so that a
+// test can bake one that is changed a little.
+func TestJSON(t *testing.T) {
+	for _, name := range Names() {
+		img, err := Load(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		img.Disk.Volumes = map[string]Size{"archive": 64 * MiB}
+		text, err := json.MarshalIndent(img, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := load(t, string(text)); err != nil || !reflect.DeepEqual(back, img) {
+			t.Errorf("%s: Load() of its JSON = %+v, %v, want %+v", name, back, err, img)
+		}
 	}
 }
 

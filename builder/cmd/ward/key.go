@@ -6,10 +6,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"ward/builder/key"
+	"ward/profiles"
 )
 
 // defaultVolume is the PHI volume that every image has.
-const defaultVolume = "phi-data"
+const defaultVolume = profiles.DataName
 
 // key is ward key.
 func (p *program) key() *cobra.Command {
