@@ -18,6 +18,9 @@ import (
 // when a volume is absent, and brings each back from the last snapshot that has it.
 func TestVolumes(t *testing.T) {
 	if _, err := exec.LookPath("restic"); err != nil {
+		if os.Getenv("QEMU_TESTS") == "require" {
+			t.Fatal(err)
+		}
 		t.Skip(err)
 	}
 	dir := t.TempDir()
