@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ward/firstboot/backup"
 	"ward/firstboot/logqueue"
 	"ward/initramfs/boot/keysource"
 	"ward/initramfs/handoff"
@@ -320,26 +321,20 @@ func (m *Machine) askBackup(ctx context.Context) ([]Trouble, error) {
 	if p["ActiveState"] != "failed" {
 		return nil, nil
 	}
-	why, err := m.run(ctx, nil, "journalctl", "--unit=ward-backup.service", "--boot", "--priority=err", "--lines=20", "--output=cat", "--no-pager")
+	const again = "then `systemctl start ward-backup`"
+	state, err := backup.ReadState(path.Join(m.root.Name(), backup.StateFile))
 	if err != nil {
 		return nil, err
 	}
-	remedy := "read `journalctl -u ward-backup`, then `systemctl start ward-backup`"
-	switch text := strings.ToLower(why); {
-	case strings.Contains(text, "host key verification failed"), strings.Contains(text, "known_hosts"):
-		remedy = "the server's host key is not the one of the machine file: ask its administrator, then correct backup.known_hosts and run `wardctl apply --config ...`"
-	case strings.Contains(text, "permission denied"):
-		remedy = "the server refuses the SSH key: have the key of backup.ssh_key accepted there, or correct it in the machine file"
-	case strings.Contains(text, "wrong password"):
-		remedy = "the repository has another password: correct backup.password in the machine file"
-	case strings.Contains(text, "locked"):
-		remedy = "another run holds the repository, or died: when no other machine uses it, `restic unlock` with the environment of the unit"
-	case strings.Contains(text, "no space"):
-		remedy = "the backup server is full"
-	case strings.Contains(text, "connection refused"), strings.Contains(text, "timed out"), strings.Contains(text, "no route"):
-		remedy = "the server is down or a firewall is in between; the next run catches up"
+	if state.Kind == "" { // it was killed, or ended before it wrote its state
+		return []Trouble{{"the last backup failed", "its unit ended with " + p["Result"], "read `journalctl -u ward-backup`, " + again}}, nil
 	}
-	return []Trouble{{"the last backup failed", tail(why, 2), remedy}}, nil
+	remedy := state.Kind.Remedy()
+	if remedy == "" {
+		remedy = "read `journalctl -u ward-backup`"
+	}
+	why, _, _ := strings.Cut(state.Error, "\nhint: ")
+	return []Trouble{{"the last backup failed", fmt.Sprintf("%s: %s", state.Kind, strings.Join(strings.Fields(why), " ")), remedy + "; " + again}}, nil
 }
 
 func (m *Machine) askClock(ctx context.Context) ([]Trouble, error) {

@@ -44,11 +44,15 @@ var hints = map[Kind]string{
 	WrongPassword: "compare backup.password in the machine's file with the repository's",
 	Unreachable:   "look at the server, its name and the way to it",
 	WrongHostKey:  "compare backup.known_hosts with the server's own key; another key can mean another server",
-	Refused:       "look at the key or the password that the server has for this machine",
+	Refused:       "the server refuses the SSH key or the password of this machine: compare backup in the machine's file with what it has",
 	Full:          "make room on the repository's server, or on this machine's cache",
 	Corrupted:     "keep the repository as it is, start another one, and see the server's disks",
 	Incomplete:    "the files are named above",
+	Absent:        "see why the volume is not there: `wardctl status`",
 }
+
+// Remedy is what to do about a fault of that kind; empty where only its text helps.
+func (k Kind) Remedy() string { return hints[k] }
 
 // texts tell faults apart where the exit status does not: until 0.17 restic ends
 // with 1 for nearly all of them (its manual, "Scripting"). The order counts: what
