@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -183,13 +184,13 @@ func (s *LogServer) Refused() []string {
 	return append([]string(nil), s.refused...)
 }
 
-// Expect waits until a message holds text and returns the message.
-func (s *LogServer) Expect(ctx context.Context, text string) (string, error) {
+// Expect waits until a message holds all of texts and returns the message.
+func (s *LogServer) Expect(ctx context.Context, texts ...string) (string, error) {
 	for {
 		s.mu.Lock()
 		changed := s.changed
 		for line := range bytes.Lines(s.text) {
-			if bytes.Contains(line, []byte(text)) {
+			if !slices.ContainsFunc(texts, func(text string) bool { return !bytes.Contains(line, []byte(text)) }) {
 				s.mu.Unlock()
 				return string(bytes.TrimSpace(line)), nil
 			}
@@ -199,7 +200,7 @@ func (s *LogServer) Expect(ctx context.Context, text string) (string, error) {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return "", fmt.Errorf("log server: no message with %q among %d; refused: %q: %w", text, count, refused, context.Cause(ctx))
+			return "", fmt.Errorf("log server: no message with %q among %d; refused: %q: %w", texts, count, refused, context.Cause(ctx))
 		}
 	}
 }
