@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path"
@@ -12,13 +13,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"ward/builder/command"
 	"ward/builder/disk"
 	"ward/builder/secrets"
 	"ward/firstboot"
 	"ward/images/distro"
-	"ward/initramfs"
 	"ward/initramfs/handoff"
 	"ward/initramfs/uki"
 	"ward/profiles"
@@ -44,6 +47,8 @@ type BakeSpec struct {
 	Fstab    string               `json:"fstab"`
 	Epoch    int64                `json:"epoch"` // SOURCE_DATE_EPOCH, seconds
 	Tar      bool                 `json:"tar"`   // the tree as a tar as well
+	Cache    string               `json:"cache"` // folder of the cache, for the initramfs
+	Code     string               `json:"code"`  // sha256 of ward, whose code makes it
 }
 
 // What Bake leaves in BakeSpec.Output.
@@ -90,18 +95,21 @@ func Bake(ctx context.Context, log *slog.Logger, s BakeSpec, note func(string)) 
 		{"packages", b.packages},
 		{"initramfs", b.initramfs},
 		{"boot", b.boot},
-		{"secret gate", b.gate},
 		{"times", b.times},
-		{"listing", b.list},
-		{"file system", b.filesystem},
-		{"tar", b.tar},
+		{"file system", b.finish},
 	}
-	defer func() { err = errors.Join(err, b.close()) }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		err = errors.Join(err, b.close())
+	}()
 	for _, step := range steps {
 		note(step.Name)
+		start := time.Now()
 		if err := step.Run(ctx); err != nil {
 			return fmt.Errorf("%s: %w", step.Name, err)
 		}
+		log.Debug("baked", "step", step.Name, "took", time.Since(start).Round(time.Millisecond))
 	}
 	return nil
 }
@@ -112,46 +120,48 @@ const treeChanged = "was changed since it was unpacked"
 // bake is one run of Bake.
 type bake struct {
 	BakeSpec
-	log      *slog.Logger
-	release  distro.Release
-	work     string // for the tree; removed at the end
-	tree     string
-	root     *os.Root
-	layered  bool       // the tree is an overlay mount
-	mounts   []string   // inside the tree
-	verified chan error // how the comparison of the unpacked tree ended
-	baked    Baked
+	log     *slog.Logger
+	release distro.Release
+	work    string // for the tree; removed at the end
+	tree    string
+	root    *os.Root
+	upper   string         // layer of our own; empty: the tree is a copy
+	mounts  []string       // inside the tree
+	facts   treeFacts      // of the unpacked tree
+	lower   *later[survey] // of the unpacked tree, which is what it was
+	packed  *later[packed] // the initramfs
+	baked   Baked
 }
 
 // layer puts a layer of our own over the unpacked tree, which stays as it is: it
 // is shared with every other image of these packages. While the layer is worked
-// on, the tree below is compared with its digest.
+// on, the tree below is compared with its digest, and the initramfs is made.
 func (b *bake) layer(ctx context.Context) error {
-	var want treeFacts
-	if err := readJSON(filepath.Join(b.Unpacked, treeFile), &want); err != nil {
-		return err
+	if err := readJSON(filepath.Join(b.Unpacked, treeFile), &b.facts); err != nil {
+		return fmt.Errorf("%s %s: %w", b.Unpacked, treeChanged, err)
 	}
 	lower := filepath.Join(b.Unpacked, treeDir)
-	b.verified = make(chan error, 1)
-	go func() {
-		got, err := treeDigest(ctx, lower)
-		if err == nil && got != want.Digest {
+	b.lower = begin(func() (survey, error) {
+		got, err := surveyTree(ctx, lower, false, nil)
+		if err == nil && treeDigest(got, b.facts.Suspects) != b.facts.Digest {
 			err = fmt.Errorf("%s %s\nhint: remove %s, the next build unpacks it again", lower, treeChanged, b.Unpacked)
 		}
-		b.verified <- err
-	}()
-	dirs := []string{filepath.Join(b.work, "upper"), filepath.Join(b.work, "work"), b.tree}
-	for _, dir := range dirs {
+		return got, err
+	})
+	b.packed = begin(func() (packed, error) { return b.pack(ctx, lower) })
+	upper, work := filepath.Join(b.work, "upper"), filepath.Join(b.work, "work")
+	for _, dir := range []string{upper, work, b.tree} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
 	}
-	options := "lowerdir=" + lower + ",upperdir=" + dirs[0] + ",workdir=" + dirs[1]
+	// A file that is not in our layer is the one below of the same name: no redirects (overlayfs.rst).
+	options := "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + work + ",redirect_dir=off,metacopy=off"
 	if !initialNamespace() {
-		options += ",userxattr" // elsewhere overlayfs may not set trusted.* (overlayfs.rst)
+		options = "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + work + ",userxattr" // elsewhere overlayfs may not set trusted.*, and so makes no redirects
 	}
 	if err := command.Run(ctx, b.log, "mount", "-t", "overlay", "-o", options, "overlay", b.tree); err == nil {
-		b.layered = true
+		b.upper = upper
 	} else {
 		// A cache that is itself on overlayfs, as in a container, takes no layer: a copy does as well.
 		b.log.Warn("no overlay mount, the tree is copied", "why", err)
@@ -210,7 +220,12 @@ func (b *bake) close() error {
 	if b.root != nil {
 		b.root.Close()
 	}
-	if b.layered {
+	for _, wait := range []func(){func() { b.lower.wait() }, func() { b.packed.wait() }} {
+		if b.lower != nil {
+			wait()
+		}
+	}
+	if b.upper != "" {
 		if err := command.Run(context.Background(), b.log, "umount", "--lazy", b.tree); err != nil {
 			return err
 		}
@@ -268,62 +283,31 @@ func (b *bake) packages(ctx context.Context) error {
 	return writeJSON(filepath.Join(b.Output, packagesFile), all)
 }
 
-// initramfs takes the kernel out of the tree and makes its initramfs.
+// initramfs puts the kernel and its initramfs where the results are.
 func (b *bake) initramfs(context.Context) error {
-	kernels, err := filepath.Glob(filepath.Join(b.tree, "boot/vmlinuz-*"))
-	if err != nil || len(kernels) != 1 {
-		return fmt.Errorf("the tree has %d kernels in /boot, want one (%q)", len(kernels), kernels)
-	}
-	b.baked.Kernel = strings.TrimPrefix(filepath.Base(kernels[0]), "vmlinuz-")
-	if err := copyFile(filepath.Join(b.Output, kernelFile), kernels[0]); err != nil {
-		return err
-	}
-	init, err := os.ReadFile(b.Init)
+	p, err := b.packed.wait()
 	if err != nil {
 		return err
 	}
-	keys, err := b.keys()
-	if err != nil {
+	b.baked = p.Baked
+	if err := copyFile(filepath.Join(b.Output, kernelFile), filepath.Join(b.tree, "boot", "vmlinuz-"+p.Kernel)); err != nil {
 		return err
 	}
-	var image bytes.Buffer
-	result, err := initramfs.Build(&image, initramfs.Spec{
-		Init: init, KernelVersion: b.baked.Kernel, Modules: b.Modules, Config: b.Config, Keys: keys,
-		ModulesFS: os.DirFS(filepath.Join(b.tree, "usr/lib/modules", b.baked.Kernel)),
-	})
-	if err != nil {
-		return err
-	}
-	b.baked.Modules = result.Modules
 	// The machine makes its own initramfs from this one when its kernel is updated.
-	if err := installFile(b.root, "usr/lib/ward/init", init, 0o755); err != nil {
+	if err := installFile(b.root, "usr/lib/ward/init", p.init, 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(b.Output, initrdFile), image.Bytes(), 0o644); err != nil {
+	// The machine gets the embedded keys as well: it formats the volume with them, and
+	// packs them again when its kernel is updated. Verify finds them there and turns red.
+	for name, data := range p.keys {
+		if err := installFile(b.root, path.Join(handoff.KeysDir[1:], name), data, 0o400); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(b.Output, initrdFile), p.image, 0o644); err != nil {
 		return err
 	}
 	return writeJSON(filepath.Join(b.Output, bakedFile), b.baked)
-}
-
-// keys are the key files to embed. The machine gets them as well: it formats the
-// volume with them, and packs them again when its kernel is updated. Verify finds
-// them there and turns red.
-func (b *bake) keys() (map[string][]byte, error) {
-	if b.EmbedKey == "" {
-		return nil, nil
-	}
-	data, err := os.ReadFile(b.EmbedKey)
-	if err != nil {
-		return nil, err
-	}
-	keys := map[string][]byte{}
-	for _, v := range b.Config.Volumes {
-		keys[v.KeyFile] = data
-		if err := installFile(b.root, path.Join(handoff.KeysDir[1:], v.KeyFile), data, 0o400); err != nil {
-			return nil, err
-		}
-	}
-	return keys, nil
 }
 
 // boot makes the UKI and takes the boot loader out of the tree.
@@ -362,30 +346,76 @@ func (b *bake) boot(context.Context) error {
 	return copyFile(filepath.Join(b.Output, loaderFile), filepath.Join(b.tree, b.release.Loader))
 }
 
-// gate refuses a tree with a secret in it.
-func (b *bake) gate(context.Context) error {
-	if err := b.unmount(); err != nil { // the host's /proc and /dev are none of it
-		return err
-	}
-	found, err := secrets.Scan(b.root.FS())
-	if err != nil {
-		return err
-	}
-	return secrets.Refuse(found)
-}
-
 // times sets every time that is later than the epoch to the epoch, so that the
 // moment of the build leaves no trace.
 func (b *bake) times(ctx context.Context) error {
+	if err := b.unmount(); err != nil { // the host's /proc and /dev are none of it
+		return err
+	}
 	at := "@" + strconv.FormatInt(b.Epoch, 10)
 	return command.Run(ctx, b.log, "find", b.tree, "-newermt", at, "-exec", "touch", "--no-dereference", "--date="+at, "{}", "+")
 }
 
-// filesystem makes the root file system from the tree.
-func (b *bake) filesystem(ctx context.Context) error {
-	if err := <-b.verified; err != nil {
+// finish makes everything that is read off the finished tree, at once.
+func (b *bake) finish(ctx context.Context) error {
+	if _, err := b.lower.wait(); err != nil {
 		return err
 	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, step := range []Step{{"file system", b.filesystem}, {"listing and secret gate", b.inspect}, {"tar", b.tar}} {
+		group.Go(func() error {
+			start := time.Now()
+			defer func() { b.log.Debug("baked", "part", step.Name, "took", time.Since(start).Round(time.Millisecond)) }()
+			return step.Run(ctx)
+		})
+	}
+	return group.Wait()
+}
+
+// inspect writes the listing of the tree and refuses one with a secret in it.
+func (b *bake) inspect(ctx context.Context) error {
+	s, err := surveyTree(ctx, b.tree, true, b.unchanged())
+	if err != nil {
+		return err
+	}
+	found, err := s.secrets()
+	if err != nil {
+		return err
+	}
+	if err := secrets.Refuse(found); err != nil {
+		return fmt.Errorf("secret gate: %w", err)
+	}
+	return s.writeListing(filepath.Join(b.Output, listingFile))
+}
+
+// unchanged returns the digests of files that are still those of the unpacked
+// tree, less its suspects. They were read this minute, and the gate saw them when
+// the tree was unpacked.
+func (b *bake) unchanged() func(string, fs.FileInfo) (string, bool) {
+	lower, err := b.lower.wait()
+	if err != nil || b.upper == "" {
+		return nil
+	}
+	below := make(map[string]surveyed, len(lower))
+	for _, e := range lower {
+		if e.info.Mode().IsRegular() && !slices.Contains(b.facts.Suspects, e.path) {
+			below[e.path] = e
+		}
+	}
+	return func(path string, info fs.FileInfo) (string, bool) {
+		e, ok := below[path]
+		if !ok || e.info.Size() != info.Size() {
+			return "", false
+		}
+		if _, err := os.Lstat(b.upper + path); !errors.Is(err, fs.ErrNotExist) {
+			return "", false
+		}
+		return e.sum, true
+	}
+}
+
+// filesystem makes the root file system from the tree.
+func (b *bake) filesystem(ctx context.Context) error {
 	err := disk.WriteExt4(ctx, b.log, filepath.Join(b.Output, rootFile), disk.Ext4{
 		Tree: b.tree, UUID: b.RootUUID, Size: b.RootSize, Epoch: b.Epoch,
 	})

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 
 	"ward/builder/cache"
 	"ward/builder/disk"
@@ -65,16 +66,10 @@ func newBuild(o Options) (*build, error) {
 	if o.Events == nil {
 		o.Events = func(Event) {}
 	}
-	return &build{Options: o, release: release}, nil
-}
-
-// openCache opens the cache that the options name, or the default one.
-func (b *build) openCache() (err error) {
-	if b.Cache, err = cacheFolder(b.Cache); err != nil {
-		return err
+	if o.Cache, err = cacheFolder(o.Cache); err != nil {
+		return nil, err
 	}
-	b.cache, err = cache.Open(b.Cache, b.Log, removeTree(b.Log))
-	return err
+	return &build{Options: o, release: release}, nil
 }
 
 // OpenCache opens the cache in a folder; empty: the default one.
@@ -96,7 +91,7 @@ func cacheFolder(dir string) (string, error) {
 
 func (b *build) steps() []Step {
 	return []Step{
-		{"inputs", b.hashInputs},
+		{"inputs", b.compare},
 		{"packages", b.packages},
 		{"tree", b.tree},
 		{"system", b.system},
@@ -115,9 +110,6 @@ var errUpToDate = errors.New("up to date")
 func Build(ctx context.Context, o Options) (*Manifest, error) {
 	b, err := newBuild(o)
 	if err != nil {
-		return nil, err
-	}
-	if err := b.openCache(); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -211,10 +203,6 @@ func (b *build) hashInputs(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("keyring: %w", err)
 	}
-	tool, err := rootfs.Tool(ctx, b.Log, b.release)
-	if err != nil {
-		return err
-	}
 	kernel, err := b.Image.KernelPackage()
 	if err != nil {
 		return err
@@ -234,7 +222,7 @@ func (b *build) hashInputs(ctx context.Context) error {
 		Image: b.Image, Profile: b.Profile,
 		Packages: baseInputs{
 			Release: b.release.Name(), Arch: b.Image.Arch, Mirrors: b.Image.Mirrors, Keyring: sum,
-			Packages: slices.Compact(packages), Tool: tool, Lock: locked, Recipe: recipe,
+			Packages: slices.Compact(packages), Lock: locked, Recipe: recipe,
 		},
 		Binaries: map[string]string{}, Tools: map[string]string{},
 	}
@@ -273,8 +261,62 @@ func (b *build) hashPrograms(ctx context.Context) error {
 	for name, argv := range tools {
 		ask(b.inputs.Tools, name, func() (string, error) { return toolVersion(ctx, b.Log, argv) })
 	}
+	wg.Go(func() {
+		tool, err := rootfs.Tool(ctx, b.Log, b.release)
+		mu.Lock()
+		defer mu.Unlock()
+		b.inputs.Packages.Tool = tool
+		if err != nil {
+			faults = append(faults, err)
+		}
+	})
 	wg.Wait()
 	return errors.Join(faults...)
+}
+
+// compare hashes the inputs and ends the build if its output has been made from
+// these. Nothing is written then, not even into the cache.
+func (b *build) compare(ctx context.Context) error {
+	if err := b.hashInputs(ctx); err != nil {
+		return err
+	}
+	old, err := ReadManifest(b.Output)
+	if err != nil || b.Update && b.Lock == nil {
+		return nil
+	}
+	key, err := cache.Key(b.inputs.Packages)
+	if err != nil {
+		return err
+	}
+	// The packages that a build would take: the lock's, the cache's or, if the cache
+	// was pruned meanwhile, still those in the image.
+	made := old.Made
+	if e, err := cache.Peek(b.Cache, "packages", key); err == nil {
+		made = e.Made
+	}
+	if err := b.dated(made); err != nil {
+		return err
+	}
+	if old.Digest != b.digest {
+		return nil
+	}
+	if err := old.unchanged(b.Output, b.Check); err != nil {
+		b.Log.Warn("the output was changed and is made again", "why", err)
+		return nil
+	}
+	b.result = old
+	b.event.Text = "nothing changed, " + b.Output + " is up to date"
+	return errUpToDate
+}
+
+// dated completes the inputs with when the packages were fetched.
+func (b *build) dated(made time.Time) (err error) {
+	if b.made = made; b.Lock != nil {
+		b.made = b.Lock.Made
+	}
+	b.inputs.Made = b.made.Format(time.RFC3339)
+	b.digest, err = cache.Key(b.inputs)
+	return err
 }
 
 // packages makes the tar of the packages, or takes it from the cache.
@@ -290,6 +332,11 @@ func (b *build) fetch(ctx context.Context, fresh bool) error {
 	key, err := cache.Key(in)
 	if err != nil {
 		return err
+	}
+	if b.cache == nil {
+		if b.cache, err = cache.Open(b.Cache, b.Log, removeTree(b.Log)); err != nil {
+			return err
+		}
 	}
 	e, hit, err := b.cache.Get(ctx, "packages", key, fresh, func(ctx context.Context, dir string) error {
 		logs := filepath.Join(b.Cache, "log")
@@ -329,20 +376,7 @@ func (b *build) fetch(ctx context.Context, fresh bool) error {
 		b.event.Kind = Cached
 		b.event.Text = fmt.Sprintf("fetched %s ago, --update asks the mirror again", time.Since(e.Made).Round(time.Minute))
 	}
-	b.made = e.Made
-	if b.Lock != nil {
-		b.made = b.Lock.Made
-	}
-	b.inputs.Made = b.made.Format(time.RFC3339)
-	if b.digest, err = cache.Key(b.inputs); err != nil {
-		return err
-	}
-	if old, err := ReadManifest(b.Output); err == nil && old.Digest == b.digest && old.present(b.Output) {
-		b.result = old
-		b.event.Text = "nothing changed, " + b.Output + " is up to date"
-		return errUpToDate
-	}
-	return nil
+	return b.dated(e.Made)
 }
 
 // epoch is the time that files get, at most.
@@ -471,7 +505,7 @@ func (b *build) bakeSystem(ctx context.Context, fresh bool) error {
 			Config: b.initConfig(), Profile: b.Profile, Modules: b.Image.Modules, Cmdline: b.cmdline(),
 			Wardctl: b.Binaries.Wardctl, Init: b.init(), EmbedKey: b.EmbedKey,
 			RootSize: b.Image.Disk.Root.Bytes(), RootUUID: b.id("root file system"), Fstab: b.fstab(), Sources: b.sources(), Epoch: b.epoch(),
-			Tar: slices.Contains(b.Image.Formats, "tar"),
+			Tar: slices.Contains(b.Image.Formats, "tar"), Cache: b.Cache, Code: b.inputs.Binaries["ward"],
 		}})
 	})
 	if err != nil {
@@ -541,10 +575,15 @@ const rawFile = "disk.raw"
 // formats converts the disk and puts the boot files beside it.
 func (b *build) formats(ctx context.Context) error {
 	raw := filepath.Join(b.work, rawFile)
+	group, ctx := errgroup.WithContext(ctx)
 	for _, format := range b.Image.Formats {
-		if err := b.format(ctx, raw, format); err != nil {
-			return err
+		if format == "vmdk" && slices.Contains(b.Image.Formats, "ova") {
+			continue // is in the appliance, and stays
 		}
+		group.Go(func() error { return b.format(ctx, raw, format) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
 	}
 	if !slices.Contains(b.Image.Formats, "raw") {
 		if err := os.Remove(raw); err != nil {
@@ -573,11 +612,7 @@ func (b *build) format(ctx context.Context, raw, format string) error {
 	if err != nil {
 		return err
 	}
-	to := filepath.Join(b.work, "disk."+format)
-	if _, err := os.Stat(to); err == nil {
-		return nil // the OVA needed it first
-	}
-	return disk.Convert(ctx, b.Log, f, raw, to)
+	return disk.Convert(ctx, b.Log, f, raw, filepath.Join(b.work, "disk."+format))
 }
 
 // ova packs the disk as a virtual appliance. The vmdk in it stays beside it only

@@ -52,9 +52,11 @@ func (b *build) inside(ctx context.Context, what Inside) error {
 		}
 		io.Copy(io.Discard, read)
 	}()
-	err = command.Start(ctx, b.Log, command.Spec{
-		Argv: append(namespace(), b.Binaries.Ward, InsideCommand), Stdin: bytes.NewReader(spec), Stdout: write,
-	})
+	inner := command.Spec{Argv: append(namespace(), b.Binaries.Ward, InsideCommand), Stdin: bytes.NewReader(spec), Stdout: write}
+	if b.Log.Enabled(ctx, slog.LevelDebug) { // it logs to standard error, as we do
+		inner.Argv, inner.Stderr = append(inner.Argv, "--verbose"), os.Stderr
+	}
+	err = command.Start(ctx, b.Log, inner)
 	write.Close()
 	<-done
 	var c *command.Error

@@ -29,6 +29,17 @@ func tree(t *testing.T) string {
 	return dir
 }
 
+func writeListing(t *testing.T, name, dir string) {
+	t.Helper()
+	s, err := surveyTree(t.Context(), dir, false, nil)
+	if err == nil {
+		err = s.writeListing(name)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // bsdtar reads the listing and finds what is in the tree, with sizes and modes.
 func TestListingIsMtree(t *testing.T) {
 	bsdtar, err := exec.LookPath("bsdtar")
@@ -39,9 +50,7 @@ func TestListingIsMtree(t *testing.T) {
 		t.Skip(err)
 	}
 	dir, name := tree(t), filepath.Join(t.TempDir(), listingFile)
-	if err := writeListing(t.Context(), name, dir); err != nil {
-		t.Fatal(err)
-	}
+	writeListing(t, name, dir)
 	// From inside the tree: what is in the listing and not there would be named too.
 	cmd := exec.Command(bsdtar, "-tvf", name)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "LC_ALL=C.UTF-8")
@@ -73,9 +82,7 @@ func TestListingChangesWithTheTree(t *testing.T) {
 	dir, name := tree(t), filepath.Join(t.TempDir(), listingFile)
 	list := func() string {
 		t.Helper()
-		if err := writeListing(t.Context(), name, dir); err != nil {
-			t.Fatal(err)
-		}
+		writeListing(t, name, dir)
 		data, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

@@ -80,13 +80,10 @@ func MakeLock(ctx context.Context, o Options) (*lock.Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.openCache(); err != nil {
-		return nil, err
-	}
 	if b.release.Format != "deb" {
 		return nil, fmt.Errorf("lock %s: packages of format %q cannot be locked yet", o.Image.Name, b.release.Format)
 	}
-	if err := b.run(ctx, []Step{{"inputs", b.hashInputs}, {"packages", b.packages}}); err != nil && !errors.Is(err, errUpToDate) {
+	if err := b.run(ctx, []Step{{"inputs", b.hashInputs}, {"packages", b.packages}}); err != nil {
 		return nil, err
 	}
 	in := b.inputs.Packages

@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,9 +8,12 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"ward/builder/cache"
@@ -68,29 +70,76 @@ func ReadManifest(dir string) (*Manifest, error) {
 	return m, nil
 }
 
-// present tells whether the files of the manifest are there with their sizes.
-func (m *Manifest) present(dir string) bool {
-	for name, want := range m.Files {
-		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() != want.Size {
-			return false
+// unchanged returns what is no longer as it was built. A file with its size and
+// its time, which is that of the packages, is taken for unchanged, unless all has
+// to be read.
+func (m *Manifest) unchanged(dir string, readAll bool) error {
+	if len(m.Files) == 0 {
+		return errors.New("the manifest names no file")
+	}
+	own, err := cache.Sum(filepath.Join(dir, manifestFile))
+	if err != nil {
+		return err
+	}
+	sums, err := os.ReadFile(filepath.Join(dir, sumsFile))
+	if err != nil {
+		return err
+	}
+	if string(sums) != m.sums(own) {
+		return fmt.Errorf("%s: is not that of the manifest", filepath.Join(dir, sumsFile))
+	}
+	var read []string
+	for _, name := range slices.Sorted(maps.Keys(m.Files)) {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		if info.Size() != m.Files[name].Size {
+			return fmt.Errorf("%s: has %d bytes, the manifest says %d", filepath.Join(dir, name), info.Size(), m.Files[name].Size)
+		}
+		if readAll || !info.ModTime().Equal(m.Made) {
+			read = append(read, name)
 		}
 	}
-	_, err := os.Stat(filepath.Join(dir, sumsFile))
-	return err == nil && len(m.Files) > 0
+	return m.verify(dir, read)
+}
+
+// sums is the text of sumsFile, given the manifest's own digest.
+func (m *Manifest) sums(own string) string {
+	var sums strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(m.Files)) {
+		fmt.Fprintf(&sums, "%s  %s\n", m.Files[name].SHA256, name)
+	}
+	fmt.Fprintf(&sums, "%s  %s\n", own, manifestFile)
+	return sums.String()
 }
 
 // Verify compares every file of an output folder with its manifest's digests and
 // returns every difference.
-func (m *Manifest) Verify(dir string) error {
-	var faults []error
-	for _, name := range slices.Sorted(maps.Keys(m.Files)) {
+func (m *Manifest) Verify(dir string) error { return m.verify(dir, slices.Sorted(maps.Keys(m.Files))) }
+
+func (m *Manifest) verify(dir string, names []string) error {
+	return each(names, func(_ int, name string) error {
 		got, err := cache.Sum(filepath.Join(dir, name))
-		if err != nil {
-			faults = append(faults, err)
-		} else if got != m.Files[name].SHA256 {
-			faults = append(faults, fmt.Errorf("%s: sha256 is %s, the manifest says %s", filepath.Join(dir, name), got, m.Files[name].SHA256))
+		if err == nil && got != m.Files[name].SHA256 {
+			err = fmt.Errorf("%s: sha256 is %s, the manifest says %s", filepath.Join(dir, name), got, m.Files[name].SHA256)
 		}
+		return err
+	})
+}
+
+// each calls f for each name, for several at a time, and joins the errors in order.
+func each(names []string, f func(i int, name string) error) error {
+	faults := make([]error, len(names))
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, name := range names {
+		group.Go(func() error {
+			faults[i] = f(i, name)
+			return nil
+		})
 	}
+	group.Wait()
 	return errors.Join(faults...)
 }
 
@@ -106,39 +155,25 @@ func (b *build) manifest(context.Context) error {
 	}
 	m := &Manifest{
 		Version: ManifestVersion, Image: b.Image.Name, Profile: b.Profile.Name, Tool: b.Version, Digest: b.digest,
-		Kernel: baked.Kernel, Cmdline: b.cmdline(), Made: b.made, Modules: baked.Modules, Inputs: inputs, Files: map[string]File{},
+		Kernel: baked.Kernel, Cmdline: b.cmdline(), Made: b.made, Modules: baked.Modules, Inputs: inputs,
 	}
-	entries, err := os.ReadDir(b.work)
-	if err != nil {
+	if m.Files, err = describe(b.work); err != nil {
 		return err
 	}
-	var sums bytes.Buffer
-	for _, e := range entries {
-		name := filepath.Join(b.work, e.Name())
-		info, err := os.Stat(name)
-		if err != nil {
-			return err
-		}
-		sum, err := cache.Sum(name)
-		if err != nil {
-			return err
-		}
-		m.Files[e.Name()] = File{Size: info.Size(), SHA256: sum}
-		fmt.Fprintf(&sums, "%s  %s\n", sum, e.Name())
-		b.event.Bytes += info.Size()
+	for _, f := range m.Files {
+		b.event.Bytes += f.Size
 	}
 	if err := writeJSON(filepath.Join(b.work, manifestFile), m); err != nil {
 		return err
 	}
-	sum, err := cache.Sum(filepath.Join(b.work, manifestFile))
+	own, err := cache.Sum(filepath.Join(b.work, manifestFile))
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(&sums, "%s  %s\n", sum, manifestFile)
-	if err := os.WriteFile(filepath.Join(b.work, sumsFile), sums.Bytes(), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(b.work, sumsFile), []byte(m.sums(own)), 0o644); err != nil {
 		return err
 	}
-	if err := os.Chmod(b.work, 0o755); err != nil {
+	if err := settle(b.work, b.made); err != nil {
 		return err
 	}
 	if err := publish(b.work, filepath.Clean(b.Output)); err != nil {
@@ -149,21 +184,73 @@ func (b *build) manifest(context.Context) error {
 	return nil
 }
 
-// publish gives a finished folder its final name, in one step also where a
-// former one has it.
-func publish(work, final string) error {
-	d, err := os.Open(work)
+// describe reads the files of a folder.
+func describe(dir string) (map[string]File, error) {
+	names, err := namesIn(dir)
+	if err != nil {
+		return nil, err
+	}
+	files := make([]File, len(names))
+	err = each(names, func(i int, name string) error {
+		path := filepath.Join(dir, name)
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		sum, err := cache.Sum(path)
+		files[i] = File{Size: info.Size(), SHA256: sum}
+		return err
+	})
+	all := map[string]File{}
+	for i, name := range names {
+		all[name] = files[i]
+	}
+	return all, err
+}
+
+func namesIn(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, nil
+}
+
+// settle gives the files of a finished folder their time, by which the next build
+// sees that nobody wrote to them, and waits until they are on the disk.
+func settle(dir string, made time.Time) error {
+	names, err := namesIn(dir)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	if err := unix.Syncfs(int(d.Fd())); err != nil {
-		return fmt.Errorf("sync %s: %w", work, err)
+	err = each(names, func(_ int, name string) error {
+		path := filepath.Join(dir, name)
+		return errors.Join(os.Chtimes(path, made, made), flush(path))
+	})
+	return errors.Join(err, os.Chmod(dir, 0o755), flush(dir))
+}
+
+// flush waits until a file or a folder is on the disk.
+func flush(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
 	}
+	defer f.Close()
+	return f.Sync()
+}
+
+// publish gives a finished folder its final name, in one step also where a
+// former one has it.
+func publish(work, final string) error {
 	// Another build may publish the same name meanwhile: then it is there, and is exchanged.
-	err = unix.Renameat2(unix.AT_FDCWD, work, unix.AT_FDCWD, final, unix.RENAME_NOREPLACE)
+	err := unix.Renameat2(unix.AT_FDCWD, work, unix.AT_FDCWD, final, unix.RENAME_NOREPLACE)
 	if err == nil {
-		return nil
+		return flush(filepath.Dir(final))
 	}
 	if !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("rename %s to %s: %w", work, final, err)
@@ -174,5 +261,5 @@ func publish(work, final string) error {
 	if err := unix.Renameat2(unix.AT_FDCWD, work, unix.AT_FDCWD, final, unix.RENAME_EXCHANGE); err != nil {
 		return fmt.Errorf("exchange %s and %s: %w", work, final, err)
 	}
-	return os.RemoveAll(work) // it has the former image now
+	return errors.Join(flush(filepath.Dir(final)), os.RemoveAll(work)) // work has the former image now
 }

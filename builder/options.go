@@ -20,6 +20,7 @@ type Options struct {
 	Output   string     // final folder, for example "out/debian-12"
 	Cache    string     // folder of the cache; empty: DefaultCache
 	Update   bool       // ask the mirror again even if the packages are in the cache
+	Check    bool       // read the whole output before it is taken for up to date, not only sizes and times
 	Lock     *lock.Lock // build from exactly these packages; nil: what the mirror has
 	Offline  bool       // with Lock: use the store alone
 	EmbedKey string     // key file of the PHI volume to put into the image: for laboratories; empty: none

@@ -4,13 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"syscall"
+	"strings"
 
 	"ward/builder/command"
 )
@@ -28,7 +25,10 @@ const (
 
 // treeFacts is what treeFile says.
 type treeFacts struct {
-	Digest string `json:"digest"` // see treeDigest
+	Digest string `json:"digest"` // see survey.digest and treeDigest
+	// Suspects are files whose text holds what looks like a secret. The gate reads
+	// these again in each image that has them, and of the others only what is new.
+	Suspects []string `json:"suspects"`
 }
 
 // unpack makes the clean tree that every image of these packages starts from.
@@ -54,57 +54,25 @@ func unpack(ctx context.Context, log *slog.Logger, s UnpackSpec, note func(strin
 	if err := clean(root); err != nil {
 		return err
 	}
-	digest, err := treeDigest(ctx, tree)
+	note("read")
+	found, err := surveyTree(ctx, tree, true, nil)
 	if err != nil {
 		return err
 	}
-	return writeJSON(filepath.Join(s.Output, treeFile), treeFacts{digest})
+	facts := treeFacts{Suspects: []string{}}
+	for _, e := range found {
+		if len(e.found) > 0 {
+			facts.Suspects = append(facts.Suspects, e.path)
+		}
+	}
+	facts.Digest = treeDigest(found, facts.Suspects)
+	return writeJSON(filepath.Join(s.Output, treeFile), facts)
 }
 
-// treeDigest is the SHA-256 of the names, modes, owners and contents of a tree.
-// It is compared before an image is made from a cached tree, which anybody with
-// the user's rights may have changed since.
-func treeDigest(ctx context.Context, tree string) (string, error) {
-	h := sha256.New()
-	buf := make([]byte, 256<<10)
-	err := filepath.WalkDir(tree, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			return fmt.Errorf("%s: no owner", path)
-		}
-		fmt.Fprintf(h, "%q %o %d:%d %d\n", path[len(tree):], st.Mode, st.Uid, st.Gid, st.Rdev)
-		switch {
-		case info.Mode()&fs.ModeSymlink != 0:
-			to, err := os.Readlink(path)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(h, "-> %q\n", to)
-		case info.Mode().IsRegular():
-			f, err := os.Open(path)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			fmt.Fprintf(h, "%d bytes\n", info.Size())
-			if _, err := io.CopyBuffer(h, struct{ io.Reader }{f}, buf); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+// treeDigest is the SHA-256 of the names, modes, owners and contents of a tree and
+// of the names of its suspects. It is compared before an image is made from a
+// cached tree, which anybody with the user's rights may have changed since.
+func treeDigest(s survey, suspects []string) string {
+	sum := sha256.Sum256([]byte(s.digest() + "\n" + strings.Join(suspects, "\n")))
+	return hex.EncodeToString(sum[:])
 }

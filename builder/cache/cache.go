@@ -76,6 +76,9 @@ func Open(dir string, log *slog.Logger, remove func(ctx context.Context, dir str
 	return &Cache{dir: dir, log: log, remove: remove, use: use}, nil
 }
 
+// Close lets others prune again.
+func (c *Cache) Close() error { return c.use.Close() }
+
 // Key is the hash of a step's inputs: of their JSON.
 func Key(inputs any) (string, error) {
 	b, err := json.Marshal(inputs)
@@ -90,7 +93,7 @@ func Key(inputs any) (string, error) {
 // not, or fresh is asked for, build fills a new folder; while it does, others
 // that want the same entry wait.
 func (c *Cache) Get(ctx context.Context, kind, key string, fresh bool, build func(ctx context.Context, dir string) error) (*Entry, bool, error) {
-	name := kind + "-" + key[:32]
+	name := entryName(kind, key)
 	unlock, err := c.lock(ctx, name)
 	if err != nil {
 		return nil, false, err
@@ -134,8 +137,20 @@ func (c *Cache) Get(ctx context.Context, kind, key string, fresh bool, build fun
 		return nil, false, fmt.Errorf("cache: %w", err)
 	}
 	e.Dir = dir
-	return e, false, syncDir(c.dir)
+	return e, false, nil
 }
+
+// Peek returns a finished entry of the cache in a folder. It writes nothing and takes no
+// lock: the entry is what it was when somebody renamed it to its name.
+func Peek(dir, kind, key string) (*Entry, error) {
+	e, err := read(filepath.Join(dir, entryName(kind, key)))
+	if err == nil && e.Key != key {
+		return nil, fmt.Errorf("cache: %s: has another key", e.Dir)
+	}
+	return e, err
+}
+
+func entryName(kind, key string) string { return kind + "-" + key[:32] }
 
 // removeLeft removes unfinished entries of other names that builds left which
 // were killed: those whose lock nobody holds.
@@ -279,24 +294,7 @@ func describe(dir, kind, key string) (*Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, entryFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if _, err := f.Write(append(b, '\n')); err != nil {
-		return nil, err
-	}
-	// The whole file system is flushed once: an entry that survives a power cut
-	// under its name must have its bytes.
-	return e, unix.Syncfs(int(f.Fd()))
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
+	// Nothing is flushed: what a power cut takes away is found by Verify, as any other
+	// damage, and made again. Waiting for the disk would cost more than that.
+	return e, os.WriteFile(filepath.Join(dir, entryFile), append(b, '\n'), 0o600)
 }

@@ -13,6 +13,7 @@ import (
 
 	diskfs "github.com/diskfs/go-diskfs"
 	"github.com/diskfs/go-diskfs/partition/gpt"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"ward/initramfs/handoff"
@@ -112,23 +113,36 @@ func Write(ctx context.Context, log *slog.Logger, path string, l Layout) (err er
 	if err := d.Partition(table); err != nil {
 		return fmt.Errorf("disk: partition table: %w", err)
 	}
-	if err := writeESP(ctx, log, path, l.ESP, int64(esp.Start)*sector); err != nil {
+	// The root file system is most of the bytes; it is copied while the ESP is filled.
+	// Flushing is for whoever gives the file its final name.
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return l.writeBoot(ctx, log, path, int64(esp.Start)*sector) })
+	group.Go(func() error { return l.writeRoot(path, int64(root.Start)*sector) })
+	return group.Wait()
+}
+
+func (l Layout) writeBoot(ctx context.Context, log *slog.Logger, path string, at int64) error {
+	if err := writeESP(ctx, log, path, l.ESP, at); err != nil {
 		return fmt.Errorf("disk: esp: %w", err)
 	}
-	if l.BIOS != "" {
-		if err := writeBIOS(ctx, log, path, l.BIOS, int64(esp.Start)*sector); err != nil {
-			return fmt.Errorf("disk: bios: %w", err)
-		}
+	if l.BIOS == "" {
+		return nil
 	}
+	if err := writeBIOS(ctx, log, path, l.BIOS, at); err != nil {
+		return fmt.Errorf("disk: bios: %w", err)
+	}
+	return nil
+}
+
+func (l Layout) writeRoot(path string, at int64) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("disk: %w", err)
 	}
-	defer f.Close()
-	if err := copySparse(f, int64(root.Start)*sector, l.Root.File); err != nil {
+	if err := errors.Join(copySparse(f, at, l.Root.File), f.Close()); err != nil {
 		return fmt.Errorf("disk: root: %w", err)
 	}
-	return f.Sync()
+	return nil
 }
 
 func partition(index int, name, kind, guid string, start, size int64) *gpt.Partition {

@@ -48,17 +48,18 @@ var forbidden = []struct {
 	{"etc/ssl/private/*", false, "private key of the build host's or a package's making"},
 }
 
-// patterns are secrets inside of text.
+// patterns are secrets inside of text. A line with none of the words cannot match.
 var patterns = []struct {
-	re   *regexp.Regexp
-	what string
+	re    *regexp.Regexp
+	words []string
+	what  string
 }{
-	{regexp.MustCompile(`-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----`), "private key"},
-	{regexp.MustCompile(`AGE-SECRET-KEY-1[0-9A-Z]{58}`), "age identity"},
-	{regexp.MustCompile(`\b(?:AKIA|ASIA)[0-9A-Z]{16}\b`), "access key of AWS"},
-	{regexp.MustCompile(`\bgh[pousr]_[0-9A-Za-z]{36,}\b`), "token of GitHub"},
-	{regexp.MustCompile(`\bxox[abprs]-[0-9A-Za-z-]{10,}\b`), "token of Slack"},
-	{regexp.MustCompile(`^(?:Authorization|X-Auth-Token): \S+`), "authorization header"},
+	{regexp.MustCompile(`-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----`), []string{"PRIVATE KEY-----"}, "private key"},
+	{regexp.MustCompile(`AGE-SECRET-KEY-1[0-9A-Z]{58}`), []string{"AGE-SECRET-KEY-1"}, "age identity"},
+	{regexp.MustCompile(`\b(?:AKIA|ASIA)[0-9A-Z]{16}\b`), []string{"AKIA", "ASIA"}, "access key of AWS"},
+	{regexp.MustCompile(`\bgh[pousr]_[0-9A-Za-z]{36,}\b`), []string{"ghp_", "gho_", "ghu_", "ghs_", "ghr_"}, "token of GitHub"},
+	{regexp.MustCompile(`\bxox[abprs]-[0-9A-Za-z-]{10,}\b`), []string{"xox"}, "token of Slack"},
+	{regexp.MustCompile(`^(?:Authorization|X-Auth-Token): \S+`), []string{"Authorization: ", "X-Auth-Token: "}, "authorization header"},
 }
 
 // hash is a usable password hash in the second field of /etc/shadow (shadow(5),
@@ -71,11 +72,11 @@ const (
 	maxLine = 64 << 10 // bytes of a line
 )
 
-// Scan looks at every file of a tree and returns all that it finds. It reads no
-// binary: libraries that handle keys have the words in them.
+// Scan looks at every file of a tree and returns all that it finds.
 func Scan(tree fs.FS) ([]Finding, error) {
 	var all []Finding
 	files := 0
+	var s Scanner
 	err := fs.WalkDir(tree, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -88,13 +89,16 @@ func Scan(tree fs.FS) ([]Finding, error) {
 		if err != nil {
 			return err
 		}
-		for _, f := range forbidden {
-			if ok, _ := path.Match(f.pattern, name); ok && !(f.empty && info.Size() == 0) {
-				all = append(all, Finding{Path: "/" + name, What: f.what})
-				return nil
-			}
+		if f, bad := Forbidden(name, info.Size()); bad {
+			all = append(all, f)
+			return nil
 		}
-		found, err := scanFile(tree, name)
+		f, err := tree.Open(name)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		found, err := s.Scan(name, f)
 		all = append(all, found...)
 		return err
 	})
@@ -107,20 +111,38 @@ func Scan(tree fs.FS) ([]Finding, error) {
 	return all, nil
 }
 
-func scanFile(tree fs.FS, name string) ([]Finding, error) {
-	f, err := tree.Open(name)
-	if err != nil {
-		return nil, err
+// Forbidden tells whether a file of this name and size, in bytes, may not be there.
+func Forbidden(name string, size int64) (Finding, bool) {
+	for _, f := range forbidden {
+		if ok, _ := path.Match(f.pattern, name); ok && !(f.empty && size == 0) {
+			return Finding{Path: "/" + name, What: f.what}, true
+		}
 	}
-	defer f.Close()
-	in := bufio.NewReaderSize(io.LimitReader(f, maxFile), maxLine)
-	if head, err := in.Peek(sniff); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	} else if bytes.IndexByte(head, 0) >= 0 {
+	return Finding{}, false
+}
+
+// Scanner looks into files, one at a time; it keeps its buffer between them.
+type Scanner struct{ buf bytes.Buffer }
+
+// Scan looks into one file, which it reads to at most maxFile bytes. It looks into
+// no binary: libraries that handle keys have the words in them.
+func (s *Scanner) Scan(name string, r io.Reader) ([]Finding, error) {
+	s.buf.Reset()
+	if _, err := io.CopyN(&s.buf, r, sniff); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("/%s: %w", name, err)
+	}
+	if bytes.IndexByte(s.buf.Bytes(), 0) >= 0 {
 		return nil, nil
 	}
+	if _, err := io.CopyN(&s.buf, r, maxFile-sniff); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("/%s: %w", name, err)
+	}
 	shadow := strings.HasPrefix(name, "etc/") && strings.Contains(path.Base(name), "shadow")
+	if !shadow && !suspicious(s.buf.Bytes()) {
+		return nil, nil
+	}
 	var all []Finding
+	in := bufio.NewReaderSize(&s.buf, maxLine)
 	for line := 1; ; line++ {
 		text, err := in.ReadSlice('\n')
 		for _, p := range patterns {
@@ -140,6 +162,19 @@ func scanFile(tree fs.FS, name string) ([]Finding, error) {
 			return all, fmt.Errorf("/%s: %w", name, err)
 		}
 	}
+}
+
+// suspicious tells whether a text has any word of any pattern. Nearly none has,
+// and looking for words is much faster than matching each line.
+func suspicious(text []byte) bool {
+	for _, p := range patterns {
+		for _, w := range p.words {
+			if bytes.Contains(text, []byte(w)) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Refuse returns an error that names every find, or nil.

@@ -100,6 +100,7 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 	f.StringVar(&locked, "locked", "", "lock file: build from exactly its packages")
 	f.BoolVar(&o.Offline, "offline", false, "with --locked: use the package store alone, no network")
 	f.StringVar(&o.EmbedKey, "embed-key", "", "for laboratories: key file to put into the image, for the key source embedded")
+	f.BoolVar(&o.Check, "check", false, "read the whole output before it is taken for up to date; without it sizes and times are compared")
 	f.BoolVar(&o.Update, "update", false, "ask the mirror again even if the packages are in the cache")
 	return cmd
 }
