@@ -69,6 +69,8 @@ type Package struct {
 	Version string `json:"version"`
 	Arch    string `json:"arch"`
 	Source  string `json:"source"` // name of the source package
+	// Licences as its copyright file calls them; empty: nobody told a program.
+	Licences []string `json:"licences,omitempty"`
 }
 
 // Baked is what Bake found out.
@@ -275,13 +277,20 @@ func (b *bake) packages(ctx context.Context) error {
 		if len(f) != 4 {
 			return fmt.Errorf("dpkg-query: cannot read %q", line)
 		}
-		all = append(all, Package{f[0], f[1], f[2], f[3]})
+		names, err := licences(b.root, f[0])
+		if err != nil {
+			return err
+		}
+		all = append(all, Package{f[0], f[1], f[2], f[3], names})
 	}
 	if len(all) == 0 {
 		return errors.New("dpkg-query: no package is installed")
 	}
 	return writeJSON(filepath.Join(b.Output, packagesFile), all)
 }
+
+// initPath is the init that the machine makes its own initramfs with.
+const initPath = "usr/lib/ward/init"
 
 // initramfs puts the kernel and its initramfs where the results are.
 func (b *bake) initramfs(context.Context) error {
@@ -293,8 +302,7 @@ func (b *bake) initramfs(context.Context) error {
 	if err := copyFile(filepath.Join(b.Output, kernelFile), filepath.Join(b.tree, "boot", "vmlinuz-"+p.Kernel)); err != nil {
 		return err
 	}
-	// The machine makes its own initramfs from this one when its kernel is updated.
-	if err := installFile(b.root, "usr/lib/ward/init", p.init, 0o755); err != nil {
+	if err := installFile(b.root, initPath, p.init, 0o755); err != nil {
 		return err
 	}
 	// The machine gets the embedded keys as well: it formats the volume with them, and

@@ -97,6 +97,7 @@ func (b *build) steps() []Step {
 		{"system", b.system},
 		{"disk", b.disk},
 		{"formats", b.formats},
+		{"sbom", b.bill},
 		{"manifest", b.manifest},
 	}
 }
