@@ -38,6 +38,7 @@ type build struct {
 	made     time.Time // when the packages were current
 	base     *cache.Entry
 	unpacked *cache.Entry
+	treeSum  string // of the unpacked tree, see treeFacts
 	baked    *cache.Entry
 	work     string // unfinished output, beside the final one
 	workLock *os.File
@@ -301,8 +302,12 @@ func (b *build) compare(ctx context.Context) error {
 	if old.Digest != b.digest {
 		return nil
 	}
-	if err := old.unchanged(b.Output, b.Check); err != nil {
-		b.Log.Warn("the output was changed and is made again", "why", err)
+	err = old.unchanged(b.Output, b.Check)
+	if err == nil && b.Sign != nil {
+		err = checkSignature(ctx, b.Output, b.Sign)
+	}
+	if err != nil {
+		b.Log.Warn("the output is not what is asked for and is made again", "why", err)
 		return nil
 	}
 	b.result = old
@@ -470,6 +475,10 @@ func (b *build) unpackTree(ctx context.Context, fresh bool) error {
 		return err
 	}
 	b.unpacked = e
+	var facts treeFacts
+	if err := readJSON(e.Path(treeFile), &facts); err == nil { // a damaged one is found when the tree is used
+		b.treeSum = facts.Digest
+	}
 	if hit {
 		b.event.Kind = Cached
 	}

@@ -77,16 +77,8 @@ func (m *Manifest) unchanged(dir string, readAll bool) error {
 	if len(m.Files) == 0 {
 		return errors.New("the manifest names no file")
 	}
-	own, err := cache.Sum(filepath.Join(dir, manifestFile))
-	if err != nil {
+	if err := m.checkSums(dir); err != nil {
 		return err
-	}
-	sums, err := os.ReadFile(filepath.Join(dir, sumsFile))
-	if err != nil {
-		return err
-	}
-	if string(sums) != m.sums(own) {
-		return fmt.Errorf("%s: is not that of the manifest", filepath.Join(dir, sumsFile))
 	}
 	var read []string
 	for _, name := range slices.Sorted(maps.Keys(m.Files)) {
@@ -102,16 +94,6 @@ func (m *Manifest) unchanged(dir string, readAll bool) error {
 		}
 	}
 	return m.verify(dir, read)
-}
-
-// sums is the text of sumsFile, given the manifest's own digest.
-func (m *Manifest) sums(own string) string {
-	var sums strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(m.Files)) {
-		fmt.Fprintf(&sums, "%s  %s\n", m.Files[name].SHA256, name)
-	}
-	fmt.Fprintf(&sums, "%s  %s\n", own, manifestFile)
-	return sums.String()
 }
 
 // Verify compares every file of an output folder with its manifest's digests and
@@ -144,7 +126,7 @@ func each(names []string, f func(i int, name string) error) error {
 }
 
 // manifest describes the output and gives the folder its final name.
-func (b *build) manifest(context.Context) error {
+func (b *build) manifest(ctx context.Context) error {
 	var baked Baked
 	if err := readJSON(b.baked.Path(bakedFile), &baked); err != nil {
 		return err
@@ -170,7 +152,10 @@ func (b *build) manifest(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(b.work, sumsFile), []byte(m.sums(own)), 0o644); err != nil {
+	if err := b.attest(ctx, m, own); err != nil {
+		return err
+	}
+	if err := writeSums(b.work, m.Files); err != nil {
 		return err
 	}
 	if err := settle(b.work, b.made); err != nil {
@@ -182,6 +167,25 @@ func (b *build) manifest(context.Context) error {
 	b.work = ""
 	b.result = m
 	return nil
+}
+
+// writeSums writes the digests of all files of a folder as sha256sum(1) reads them.
+func writeSums(dir string, known map[string]File) error {
+	names, err := namesIn(dir)
+	if err != nil {
+		return err
+	}
+	var sums strings.Builder
+	for _, name := range names {
+		sum := known[name].SHA256
+		if sum == "" {
+			if sum, err = cache.Sum(filepath.Join(dir, name)); err != nil {
+				return err
+			}
+		}
+		fmt.Fprintf(&sums, "%s  %s\n", sum, name)
+	}
+	return os.WriteFile(filepath.Join(dir, sumsFile), []byte(sums.String()), 0o644)
 }
 
 // describe reads the files of a folder.

@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,13 +10,14 @@ import (
 	"time"
 
 	"ward/builder/cache"
+	"ward/builder/provenance"
 )
 
-// output makes a small finished output.
-func output(t *testing.T) (dir string, m *Manifest) {
+// output makes a small finished output, signed if there is a key.
+func output(t *testing.T, key provenance.Signer) (dir string, m *Manifest) {
 	t.Helper()
 	dir = t.TempDir()
-	m = &Manifest{Version: ManifestVersion, Made: time.Unix(1700000000, 0).UTC()}
+	m = &Manifest{Version: ManifestVersion, Digest: "d1", Inputs: json.RawMessage("{}"), Made: time.Unix(1700000000, 0).UTC()}
 	for _, name := range []string{"disk.qcow2", "vmlinuz"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("bytes of "+name), 0o644); err != nil {
 			t.Fatal(err)
@@ -32,7 +34,8 @@ func output(t *testing.T) (dir string, m *Manifest) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.WriteFile(filepath.Join(dir, sumsFile), []byte(m.sums(own)), 0o644), settle(dir, m.Made)); err != nil {
+	b := &build{work: dir, Options: Options{Sign: key}, digest: m.Digest}
+	if err := errors.Join(b.attest(t.Context(), m, own), writeSums(dir, m.Files), settle(dir, m.Made)); err != nil {
 		t.Fatal(err)
 	}
 	return dir, m
@@ -57,12 +60,12 @@ func TestUnchangedOutput(t *testing.T) {
 		}, false, "has 21 bytes"},
 		"gone":        {func(dir string, _ *Manifest) error { return os.Remove(at(dir)) }, false, "no such file"},
 		"no sums":     {func(dir string, _ *Manifest) error { return os.Remove(filepath.Join(dir, sumsFile)) }, false, sumsFile},
-		"other sums":  {func(dir string, _ *Manifest) error { return os.WriteFile(filepath.Join(dir, sumsFile), nil, 0o644) }, false, "is not that of the manifest"},
+		"other sums":  {func(dir string, _ *Manifest) error { return os.WriteFile(filepath.Join(dir, sumsFile), nil, 0o644) }, false, "does not name vmlinuz"},
 		"no file":     {func(_ string, m *Manifest) error { m.Files = nil; return nil }, false, "names no file"},
 		"no manifest": {func(dir string, _ *Manifest) error { return os.Remove(filepath.Join(dir, manifestFile)) }, false, manifestFile},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir, m := output(t)
+			dir, m := output(t, nil)
 			if err := c.change(dir, m); err != nil {
 				t.Fatal(err)
 			}

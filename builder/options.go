@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ward/builder/lock"
+	"ward/builder/provenance"
 	"ward/images"
 	"ward/profiles"
 )
@@ -17,14 +18,15 @@ import (
 type Options struct {
 	Image    *images.Image
 	Profile  *profiles.Profile
-	Output   string     // final folder, for example "out/debian-12"
-	Cache    string     // folder of the cache; empty: DefaultCache
-	Update   bool       // ask the mirror again even if the packages are in the cache
-	Check    bool       // read the whole output before it is taken for up to date, not only sizes and times
-	Lock     *lock.Lock // build from exactly these packages; nil: what the mirror has
-	Offline  bool       // with Lock: use the store alone
-	EmbedKey string     // key file of the PHI volume to put into the image: for laboratories; empty: none
-	Version  string     // of ward
+	Output   string            // final folder, for example "out/debian-12"
+	Cache    string            // folder of the cache; empty: DefaultCache
+	Update   bool              // ask the mirror again even if the packages are in the cache
+	Check    bool              // read the whole output before it is taken for up to date, not only sizes and times
+	Lock     *lock.Lock        // build from exactly these packages; nil: what the mirror has
+	Offline  bool              // with Lock: use the store alone
+	EmbedKey string            // key file of the PHI volume to put into the image: for laboratories; empty: none
+	Sign     provenance.Signer // signs the provenance; nil: nobody does
+	Version  string            // of ward
 	Binaries Binaries
 	Log      *slog.Logger
 	Events   func(Event) // called from one goroutine at a time

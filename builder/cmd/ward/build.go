@@ -12,6 +12,7 @@ import (
 
 	"ward/builder"
 	"ward/builder/lock"
+	"ward/builder/provenance"
 	"ward/images"
 	"ward/images/strict"
 	"ward/profiles"
@@ -40,7 +41,7 @@ func shown(kind, nameOrPath string) string {
 // build is ward build.
 func (p *program) build() *cobra.Command {
 	var o builder.Options
-	var profile, locked string
+	var profile, locked, sign string
 	cmd := &cobra.Command{
 		Use:   "build IMAGE [flags]",
 		Short: "bake an image",
@@ -53,7 +54,8 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 		Example: `  ward build debian-12
   ward build debian-12 --profile ./clinic.yaml -o out/clinic
   ward build ./clinic-image.yaml --update
-  ward build debian-12 --locked debian-12.lock --offline`,
+  ward build debian-12 --locked debian-12.lock --offline
+  ward build debian-12 --sign keys/sign.key`,
 		Args:              args(1, 1),
 		ValidArgsFunction: cobra.FixedCompletions(imageNames(), cobra.ShellCompDirectiveDefault),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -84,6 +86,11 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 					return err
 				}
 			}
+			if sign != "" {
+				if o.Sign, err = provenance.ReadSigner(sign); err != nil {
+					return err
+				}
+			}
 			if o.Output == "" {
 				o.Output = filepath.Join("out", img.Name)
 			}
@@ -99,6 +106,7 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 	f.StringVar(&o.Cache, "cache", "", "folder of the cache (default ~/.cache/ward)")
 	f.StringVar(&locked, "locked", "", "lock file: build from exactly its packages")
 	f.BoolVar(&o.Offline, "offline", false, "with --locked: use the package store alone, no network")
+	f.StringVar(&sign, "sign", "", "secret key that signs the provenance: of minisign without a password, or ECDSA P-256 in PEM, whose signature cosign checks too")
 	f.StringVar(&o.EmbedKey, "embed-key", "", "for laboratories: key file to put into the image, for the key source embedded")
 	f.BoolVar(&o.Check, "check", false, "read the whole output before it is taken for up to date; without it sizes and times are compared")
 	f.BoolVar(&o.Update, "update", false, "ask the mirror again even if the packages are in the cache")
@@ -182,26 +190,35 @@ func imageNames() []string { return images.Names() }
 
 // verify is ward verify.
 func (p *program) verify() *cobra.Command {
-	return &cobra.Command{
-		Use:   "verify DIR",
-		Short: "compare every file of a built image with its manifest",
+	var public string
+	cmd := &cobra.Command{
+		Use:   "verify DIR [flags]",
+		Short: "compare every file of a built image with its manifest and its provenance",
 		Long: `verify reads the files of a folder that "ward build" wrote and compares them with the
-digests in its manifest. It names every file that differs or is missing.`,
-		Example: `  ward verify out/debian-12`,
-		Args:    args(1, 1),
-		RunE: func(_ *cobra.Command, list []string) error {
+digests in its manifest, in SHA256SUMS and in its provenance. It names every file that
+differs or is missing. With --key it checks who signed the provenance, which names all
+else: without it, somebody who changed everything consistently is not found.`,
+		Example: `  ward verify out/debian-12
+  ward verify out/debian-12 --key keys/sign.pub`,
+		Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, list []string) (err error) {
+			var key provenance.Verifier
+			if public != "" {
+				if key, err = provenance.ReadVerifier(public); err != nil {
+					return err
+				}
+			}
 			if _, err := diskOf(list[0]); err != nil {
 				return err
 			}
-			manifest, err := builder.ReadManifest(list[0])
+			manifest, signature, err := builder.VerifyOutput(cmd.Context(), list[0], key)
 			if err != nil {
 				return err
 			}
-			if err := manifest.Verify(list[0]); err != nil {
-				return err
-			}
-			fmt.Fprintf(p.out, "%s: %d files are as they were built (inputs %s)\n", list[0], len(manifest.Files), manifest.Digest)
+			fmt.Fprintf(p.out, "%s: %d files are as they were built (inputs %s); %s\n", list[0], len(manifest.Files), manifest.Digest, signature)
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&public, "key", "", "public key of who signed: of minisign, or ECDSA P-256 in PEM")
+	return cmd
 }
