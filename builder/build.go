@@ -31,20 +31,21 @@ import (
 // build is one run of Build.
 type build struct {
 	Options
-	release  distro.Release
-	cache    *cache.Cache
-	inputs   Inputs
-	digest   string    // of the inputs
-	made     time.Time // when the packages were current
-	base     *cache.Entry
-	unpacked *cache.Entry
-	treeSum  string // of the unpacked tree, see treeFacts
-	baked    *cache.Entry
-	work     string // unfinished output, beside the final one
-	workLock *os.File
-	result   *Manifest
-	event    Event // of the running step
-	percent  int64 // of the running downloads
+	release   distro.Release
+	cache     *cache.Cache
+	inputs    Inputs
+	digest    string    // of the inputs
+	made      time.Time // when the packages were current
+	base      *cache.Entry
+	unpacked  *cache.Entry
+	installed bool   // the packages were installed by this build
+	treeSum   string // of the unpacked tree, see treeFacts
+	baked     *cache.Entry
+	work      string // unfinished output, beside the final one
+	workLock  *os.File
+	result    *Manifest
+	event     Event // of the running step
+	percent   int64 // of the running downloads
 }
 
 // Plan returns the steps of a build, in order.
@@ -91,7 +92,7 @@ func cacheFolder(dir string) (string, error) {
 }
 
 func (b *build) steps() []Step {
-	return []Step{
+	steps := []Step{
 		{"inputs", b.compare},
 		{"packages", b.packages},
 		{"tree", b.tree},
@@ -101,6 +102,10 @@ func (b *build) steps() []Step {
 		{"sbom", b.bill},
 		{"manifest", b.manifest},
 	}
+	if b.Remote != "" {
+		steps = append(steps, Step{"share", b.share})
+	}
+	return steps
 }
 
 // errUpToDate ends a build whose output is there already.
@@ -294,7 +299,7 @@ func (b *build) compare(ctx context.Context) error {
 	// was pruned meanwhile, still those in the image.
 	made := old.Made
 	if e, err := cache.Peek(b.Cache, "packages", key); err == nil {
-		made = e.Made
+		made = madeOf(e)
 	}
 	if err := b.dated(made); err != nil {
 		return err
@@ -345,6 +350,12 @@ func (b *build) fetch(ctx context.Context, fresh bool) error {
 		}
 	}
 	e, hit, err := b.cache.Get(ctx, "packages", key, fresh, func(ctx context.Context, dir string) error {
+		if !fresh {
+			if found, err := b.fromRegistry(ctx, key, dir); found || err != nil {
+				return err
+			}
+		}
+		b.installed = true
 		logs := filepath.Join(b.Cache, "log")
 		if err := os.MkdirAll(logs, 0o700); err != nil {
 			return err
@@ -365,7 +376,7 @@ func (b *build) fetch(ctx context.Context, fresh bool) error {
 			}
 			defer remove()
 		}
-		if err := rootfs.Bootstrap(ctx, b.Log, spec, filepath.Join(dir, "base.tar"), transcript, b.note); err != nil {
+		if err := rootfs.Bootstrap(ctx, b.Log, spec, filepath.Join(dir, baseFile), transcript, b.note); err != nil {
 			return fmt.Errorf("%w\nhint: all that was said is in %s", err, transcript.Name())
 		}
 		return nil
@@ -374,15 +385,17 @@ func (b *build) fetch(ctx context.Context, fresh bool) error {
 		return err
 	}
 	b.base = e
-	b.event.Bytes = e.Files["base.tar"].Size
+	b.event.Bytes = e.Files[baseFile].Size
 	switch {
 	case hit && b.Lock != nil:
 		b.event.Kind = Cached
 	case hit:
 		b.event.Kind = Cached
-		b.event.Text = fmt.Sprintf("fetched %s ago, --update asks the mirror again", time.Since(e.Made).Round(time.Minute))
+		b.event.Text = fmt.Sprintf("fetched %s ago, --update asks the mirror again", time.Since(madeOf(e)).Round(time.Minute))
+	case !b.installed:
+		b.event.Text = "from " + b.remoteRef(key)
 	}
-	return b.dated(e.Made)
+	return b.dated(madeOf(e))
 }
 
 // epoch is the time that files get, at most.
@@ -461,15 +474,15 @@ var errDamaged = errors.New("the cache is damaged")
 
 // unpackTree is one try of tree; fresh makes a new tree in any case.
 func (b *build) unpackTree(ctx context.Context, fresh bool) error {
-	key, err := cache.Key([]any{b.base.Key, b.base.Files["base.tar"], b.inputs.Binaries["ward"]})
+	key, err := cache.Key([]any{b.base.Key, b.base.Files[baseFile], b.inputs.Binaries["ward"]})
 	if err != nil {
 		return err
 	}
 	e, hit, err := b.cache.Get(ctx, "tree", key, fresh, func(ctx context.Context, dir string) error {
-		if err := b.base.Verify("base.tar"); err != nil {
+		if err := b.base.Verify(baseFile); err != nil {
 			return fmt.Errorf("%w: %w", errDamaged, err)
 		}
-		return b.inside(ctx, Inside{Unpack: &UnpackSpec{Base: b.base.Path("base.tar"), Output: dir}})
+		return b.inside(ctx, Inside{Unpack: &UnpackSpec{Base: b.base.Path(baseFile), Output: dir}})
 	})
 	if err != nil {
 		return err

@@ -35,7 +35,7 @@ var arrows = []arrow{
 }
 
 // testOnly are packages that only tests may import: they link what no program needs.
-var testOnly = []string{"images/strict/stricttest", "profiles/control/controltest"}
+var testOnly = []string{"images/strict/stricttest", "profiles/control/controltest", "builder/registry/registrytest"}
 
 // TestImportsGoOneWay reads the imports of every Go file, those of tests too.
 func TestImportsGoOneWay(t *testing.T) {

@@ -88,9 +88,9 @@ func MakeLock(ctx context.Context, o Options) (*lock.Lock, error) {
 	}
 	in := b.inputs.Packages
 	l := &lock.Lock{
-		Version: lock.Version, Image: o.Image.Name, Release: b.release.Name(), Arch: in.Arch, Made: b.base.Made, Tool: in.Tool, Wanted: in.Packages,
+		Version: lock.Version, Image: o.Image.Name, Release: b.release.Name(), Arch: in.Arch, Made: b.made, Tool: in.Tool, Wanted: in.Packages,
 	}
-	installed, sources, err := readBase(o.Log, b.base.Path("base.tar"))
+	installed, sources, err := readBase(o.Log, b.base.Path(baseFile))
 	if err != nil {
 		return nil, err
 	}

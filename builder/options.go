@@ -20,6 +20,7 @@ type Options struct {
 	Profile  *profiles.Profile
 	Output   string            // final folder, for example "out/debian-12"
 	Cache    string            // folder of the cache; empty: DefaultCache
+	Remote   string            // repository that shares packages between machines, see package registry; empty: none
 	Update   bool              // ask the mirror again even if the packages are in the cache
 	Check    bool              // read the whole output before it is taken for up to date, not only sizes and times
 	Lock     *lock.Lock        // build from exactly these packages; nil: what the mirror has

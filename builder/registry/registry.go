@@ -52,7 +52,9 @@ const maxManifest = 4 << 20
 var ErrNotFound = errors.New("the registry has no such artifact")
 
 // Is tells whether a text is a reference to a registry rather than a folder.
-func Is(ref string) bool { return strings.HasPrefix(ref, scheme) || strings.HasPrefix(ref, plainScheme) }
+func Is(ref string) bool {
+	return strings.HasPrefix(ref, scheme) || strings.HasPrefix(ref, plainScheme)
+}
 
 // open returns the repository and the tag or digest in it.
 func open(ref string) (*remote.Repository, string, error) {

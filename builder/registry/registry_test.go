@@ -1,35 +1,14 @@
 package registry
 
 import (
-	"context"
 	"errors"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/distribution/distribution/v3/configuration"
-	"github.com/distribution/distribution/v3/registry/handlers"
-	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
-	"github.com/sirupsen/logrus"
+	"ward/builder/registry/registrytest"
 )
-
-// serve starts distribution, the registry that most others descend from, on
-// loopback; its blobs lie in the folder.
-func serve(t *testing.T) (host, blobs string) {
-	t.Helper()
-	logrus.SetLevel(logrus.PanicLevel)
-	dir := t.TempDir()
-	config := &configuration.Configuration{Storage: configuration.Storage{"filesystem": configuration.Parameters{"rootdirectory": dir}}}
-	config.Log.Level, config.Log.AccessLog.Disabled = "panic", true
-	config.HTTP.Secret = "test"
-	ctx, cancel := context.WithCancel(context.Background())
-	t.Cleanup(cancel)
-	server := httptest.NewServer(handlers.NewApp(ctx, config))
-	t.Cleanup(server.Close)
-	return strings.TrimPrefix(server.URL, "http://"), dir
-}
 
 func folder(t *testing.T, files map[string]string) string {
 	t.Helper()
@@ -43,7 +22,7 @@ func folder(t *testing.T, files map[string]string) string {
 }
 
 func TestRegistry(t *testing.T) {
-	host, blobs := serve(t)
+	host, blobs := registrytest.Serve(t)
 	ref := "oci+http://" + host + "/ward/debian-12:v1"
 	dir := folder(t, map[string]string{"disk.qcow2": "disk", "same": "disk", "manifest.json": "{}", "left": "not pushed"})
 	names := []string{"manifest.json", "disk.qcow2", "same"}
@@ -103,7 +82,7 @@ func TestRegistry(t *testing.T) {
 
 // Names that would leave the folder are refused before anything is fetched.
 func TestPullRefusesNames(t *testing.T) {
-	host, _ := serve(t)
+	host, _ := registrytest.Serve(t)
 	dir := folder(t, nil)
 	if err := os.Mkdir(filepath.Join(dir, "sub"), 0o755); err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"ward/builder"
 	"ward/builder/lock"
 	"ward/builder/provenance"
+	"ward/builder/registry"
 	"ward/images"
 	"ward/images/strict"
 	"ward/profiles"
@@ -42,6 +43,7 @@ func shown(kind, nameOrPath string) string {
 func (p *program) build() *cobra.Command {
 	var o builder.Options
 	var profile, locked, sign string
+	var caches []string
 	cmd := &cobra.Command{
 		Use:   "build IMAGE [flags]",
 		Short: "bake an image",
@@ -55,7 +57,8 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
   ward build debian-12 --profile ./clinic.yaml -o out/clinic
   ward build ./clinic-image.yaml --update
   ward build debian-12 --locked debian-12.lock --offline
-  ward build debian-12 --sign keys/sign.key`,
+  ward build debian-12 --sign keys/sign.key
+  ward build debian-12 --cache oci://registry.example.org/ward/cache`,
 		Args:              args(1, 1),
 		ValidArgsFunction: cobra.FixedCompletions(imageNames(), cobra.ShellCompDirectiveDefault),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -86,6 +89,19 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 					return err
 				}
 			}
+			if slices.ContainsFunc(caches, registry.Is) {
+				o.Remote = caches[slices.IndexFunc(caches, registry.Is)]
+				if err := registry.Check(o.Remote, false); err != nil {
+					return err
+				}
+			}
+			folders := slices.DeleteFunc(slices.Clone(caches), registry.Is)
+			if len(folders) > 1 || len(caches)-len(folders) > 1 {
+				return usage("ward build: --cache: want at most one folder and one registry")
+			}
+			if len(folders) == 1 {
+				o.Cache = folders[0]
+			}
 			if sign != "" {
 				if o.Sign, err = provenance.ReadSigner(sign); err != nil {
 					return err
@@ -103,7 +119,7 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 	f := cmd.Flags()
 	f.StringVarP(&profile, "profile", "p", "hipaa", profileHelp)
 	f.StringVarP(&o.Output, "output", "o", "", "folder of the result (default out/IMAGE)")
-	f.StringVar(&o.Cache, "cache", "", "folder of the cache (default ~/.cache/ward)")
+	f.StringArrayVar(&caches, "cache", nil, "folder of the cache (default ~/.cache/ward); oci://HOST/NAME: registry that shares packages between machines, beside it; may be given again")
 	f.StringVar(&locked, "locked", "", "lock file: build from exactly its packages")
 	f.BoolVar(&o.Offline, "offline", false, "with --locked: use the package store alone, no network")
 	f.StringVar(&sign, "sign", "", "secret key that signs the provenance: of minisign without a password, or ECDSA P-256 in PEM, whose signature cosign checks too")
@@ -201,12 +217,10 @@ else: without it, somebody who changed everything consistently is not found.`,
 		Example: `  ward verify out/debian-12
   ward verify out/debian-12 --key keys/sign.pub`,
 		Args: args(1, 1),
-		RunE: func(cmd *cobra.Command, list []string) (err error) {
-			var key provenance.Verifier
-			if public != "" {
-				if key, err = provenance.ReadVerifier(public); err != nil {
-					return err
-				}
+		RunE: func(cmd *cobra.Command, list []string) error {
+			key, err := verifier(public)
+			if err != nil {
+				return err
 			}
 			if _, err := diskOf(list[0]); err != nil {
 				return err
