@@ -33,10 +33,19 @@ help: ## list the targets
 .PHONY: build
 build: ## build ward, wardctl and both ward-inits into .bin
 	@mkdir -p .bin
-	$(GOBUILD) -o .bin/ ./builder/cmd/ward ./firstboot/cmd/wardctl
+	$(GOBUILD) -o .bin/ ./builder/cmd/ward
+	$(GOBUILD) -tags nodocs -o .bin/wardctl ./firstboot/cmd/wardctl
 	$(GOBUILD) -o .bin/ward-init ./initramfs/cmd/init
 	$(GOBUILD) -tags netkeys -o .bin/ward-init-net ./initramfs/cmd/init
 	$(GOBUILD) -o .bin/ward-netboot ./initramfs/cmd/netboot
+
+# What our programs may weigh, as file:MiB. wardctl is in every image, init in every initramfs and in memory.
+SIZES := ward:30 wardctl:15 ward-init:5 ward-init-net:10 ward-netboot:10
+
+.PHONY: sizes
+sizes: build ## check that no program weighs more than it may
+	@for s in $(SIZES); do f=.bin/$${s%:*}; n=$$(stat -c %s $$f); test $$n -lt $$(($${s#*:} << 20)) || \
+		{ echo "make sizes: $$f has $$n bytes, more than $${s#*:} MiB; go version -m $$f lists what it links"; exit 1; }; done
 
 .PHONY: tools
 tools: ## install what building an image and testing it need, where apt is
@@ -57,7 +66,7 @@ check: ## format, vet and unit tests
 CORE := ^Test(EndToEnd|NoKey|WrongKey|LostMachines|ChangedImage|TamperCoversEveryControl|BackupJob)$$
 
 .PHONY: test
-test: image ## unit tests, then the main end-to-end tests in QEMU; a skip is a failure
+test: image sizes ## unit tests, then the main end-to-end tests in QEMU; a skip is a failure
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'make test: run gofmt -w on these'; exit 1; }
 	$(GO) vet ./...
 	QEMU_TESTS=require $(GO) test -timeout 30m $$($(GO) list ./... | grep -v /qemu-tests)
@@ -78,7 +87,7 @@ qemu-power: image ## cut the power of CUTS first boots (30) at random instants
 docs: build ## write manual pages and shell completions of both commands into .bin/share
 	@mkdir -p .bin/share/man/man1 .bin/share/man/man8 .bin/share/completions
 	.bin/ward man .bin/share/man/man1
-	.bin/wardctl man .bin/share/man/man8
+	$(GO) run ./firstboot/cmd/wardctl man .bin/share/man/man8
 	@for p in ward wardctl; do for s in bash zsh fish; do .bin/$$p completion $$s > .bin/share/completions/$$p.$$s || exit 1; done; done
 
 .PHONY: bench-initramfs

@@ -64,7 +64,8 @@ holds, and helps to operate it.`,
 	}
 	open := func() (*firstboot.Machine, error) { return firstboot.Open("/", log()) }
 	root.AddCommand(applyCommand(open), verifyCommand(open), statusCommand(open), initramfsCommand(open), doctorCommand(open), unlockCommand(open),
-		keyCommand(open), reencryptCommand(open), eraseCommand(open), incidentCommand(open, log), riskCommand(open), manCommand(), completionCommand())
+		keyCommand(open), reencryptCommand(open), eraseCommand(open), incidentCommand(open, log), riskCommand(open), completionCommand())
+	root.AddCommand(manCommands()...)
 	root.AddCommand(accessCommands(open)...)
 	root.AddCommand(backupCommands(open)...)
 	root.AddCommand(logqueue.Command(targetOf(open)))
