@@ -29,7 +29,7 @@ func TestCacheCorrupt(t *testing.T) {
 		{"facts of the tree", "cache/tree-*/tree.json", anew, "the cached tree is damaged and is unpacked again"},
 		{"initramfs", "cache/initramfs-*/initramfs.img", anew, "the cached initramfs is damaged and is made again"},
 		{"entry", "cache/initramfs-*/entry.json", anew, ""},
-		{"output", "out/disk.raw", func() {}, "the output is not what is asked for and is made again"},
+		{"output", "out/disk.qcow2", func() {}, "the output is not what is asked for and is made again"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			w.t = t

@@ -61,7 +61,7 @@ func TestRootless(t *testing.T) {
 	run(t, "unshare", "--mount", "--propagation", "private", "--", "sh", "-c", mount.String(), "sh",
 		home+"/bin/ward", "build", w.image, "--profile", profile, "--cache", home+"/cache", "-o", home+"/out")
 	w.same(want, w.verified("home/out"))
-	for _, name := range []string{"disk.raw", "manifest.json"} {
+	for _, name := range []string{"disk.qcow2", "manifest.json"} {
 		info, err := os.Stat(filepath.Join(home, "out", name))
 		if err != nil || info.Mode().Perm() != 0o644 {
 			t.Errorf("%s: %v, %v", name, info, err)

@@ -13,20 +13,20 @@ import (
 	"ward/builder"
 )
 
-// world is a cache, an image file and an output of their own. The image is a raw
-// disk: what these tests are about does not depend on the formats, and a build with
-// cached packages takes seconds.
+// world is a cache, an image file and an output of their own. The image has one
+// format: what these tests are about does not depend on the formats, and a build
+// with cached packages takes seconds.
 type world struct {
 	t                       *testing.T
 	ward, dir, cache, image string
 }
 
-const rawImage = `name: debian-12
+const smallImage = `name: debian-12
 distro: debian
 release: "12"
 arch: amd64
 disk: {esp: 256MiB, root: 2GiB, phi: 64MiB}
-formats: [raw]
+formats: [qcow2]
 modules: virtio
 kernel_args: [no_timer_check]
 `
@@ -37,7 +37,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, ward: ward(t), dir: t.TempDir()}
 	w.cache, w.image = w.path("cache"), w.path("debian-12.yaml")
-	if err := os.WriteFile(w.image, []byte(rawImage), 0o644); err != nil {
+	if err := os.WriteFile(w.image, []byte(smallImage), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Mkdir(w.cache, 0o700); err != nil {
