@@ -356,11 +356,10 @@ func (b *build) fetch(ctx context.Context, fresh bool) error {
 			}
 		}
 		b.installed = true
-		logs := filepath.Join(b.Cache, "log")
-		if err := os.MkdirAll(logs, 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Dir(b.transcript()), 0o700); err != nil {
 			return err
 		}
-		transcript, err := os.Create(filepath.Join(logs, "packages-"+b.Image.Name+".log"))
+		transcript, err := os.Create(b.transcript())
 		if err != nil {
 			return err
 		}

@@ -61,7 +61,9 @@ func (b *build) fromLock(ctx context.Context, spec *rootfs.Spec) (func(), error)
 func (b *build) fetched(done, total int64) {
 	if percent := done * 100 / max(total, 1); percent != b.percent {
 		b.percent = percent
-		b.note(fmt.Sprintf("fetch %d of %d MiB", done>>20, total>>20))
+		e := b.event
+		e.Kind, e.Text, e.Have, e.Want = Note, fmt.Sprintf("fetch %d of %d MiB", done>>20, total>>20), done, total
+		b.Events(e)
 	}
 }
 

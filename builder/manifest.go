@@ -155,6 +155,9 @@ func (b *build) manifest(ctx context.Context) error {
 	if err := b.attest(ctx, m, own); err != nil {
 		return err
 	}
+	if err := b.gateOutput(); err != nil {
+		return err
+	}
 	if err := writeSums(b.work, m.Files); err != nil {
 		return err
 	}

@@ -75,6 +75,8 @@ type Event struct {
 	Kind   EventKind
 	Step   string        // name of the step
 	Text   string        // Note: what it is doing; Cached, Done: what came out
+	Have   int64         // Note: bytes that are there of Want, for a bar
+	Want   int64         // Note: bytes; 0: nobody knows
 	Took   time.Duration // Done, Cached, Failed
 	Bytes  int64         // Done, Cached: size of the result
 	Err    error         // Failed

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -44,6 +45,7 @@ func (p *program) build() *cobra.Command {
 	var o builder.Options
 	var profile, locked, sign string
 	var caches []string
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "build IMAGE [flags]",
 		Short: "bake an image",
@@ -113,7 +115,7 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 			if o.Binaries, err = builder.Beside(); err != nil {
 				return err
 			}
-			return p.bake(cmd.Context(), o)
+			return p.bake(cmd.Context(), o, asJSON)
 		},
 	}
 	f := cmd.Flags()
@@ -122,6 +124,7 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 	f.StringArrayVar(&caches, "cache", nil, "folder of the cache (default ~/.cache/ward); oci://HOST/NAME: registry that shares packages between machines, beside it; may be given again")
 	f.StringVar(&locked, "locked", "", "lock file: build from exactly its packages")
 	f.BoolVar(&o.Offline, "offline", false, "with --locked: use the package store alone, no network")
+	f.BoolVar(&asJSON, "json", false, "print what happens as JSON, an object a line, for other programs")
 	f.StringVar(&sign, "sign", "", "secret key that signs the provenance: of minisign without a password, or ECDSA P-256 in PEM, whose signature cosign checks too")
 	f.StringVar(&o.EmbedKey, "embed-key", "", "for laboratories: key file to put into the image, for the key source embedded")
 	f.BoolVar(&o.Check, "check", false, "read the whole output before it is taken for up to date; without it sizes and times are compared")
@@ -129,8 +132,11 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 	return cmd
 }
 
-// bake builds and says how it goes: a line a step, and a summary.
-func (p *program) bake(ctx context.Context, o builder.Options) error {
+// bake builds and says how it goes: a line a step and a summary, or JSON.
+func (p *program) bake(ctx context.Context, o builder.Options, asJSON bool) error {
+	if asJSON {
+		return p.bakeJSON(ctx, o)
+	}
 	start := time.Now()
 	show := newProgress(p.out, terminal(p.out))
 	o.Events = show.event
@@ -145,6 +151,40 @@ func (p *program) bake(ctx context.Context, o builder.Options) error {
 	}
 	fmt.Fprintf(p.out, "next: ward test %s\n", o.Output)
 	return nil
+}
+
+// bakeJSON builds and prints each event as an object on a line of its own, the
+// last one "finished" with the output. An error goes to standard error as always,
+// and is in the event "failed" too.
+func (p *program) bakeJSON(ctx context.Context, o builder.Options) error {
+	e := json.NewEncoder(p.out)
+	o.Events = func(event builder.Event) { e.Encode(jsonEvent(event, time.Now())) }
+	manifest, err := builder.Build(ctx, o)
+	if err != nil {
+		return err
+	}
+	return e.Encode(map[string]any{"kind": "finished", "time": time.Now().UTC().Format(time.RFC3339Nano), "output": o.Output, "digest": manifest.Digest, "files": manifest.Files})
+}
+
+// jsonEvent is an event as other programs read it; what it does not have is left out.
+func jsonEvent(e builder.Event, at time.Time) any {
+	v := struct {
+		Kind   builder.EventKind `json:"kind"`
+		Time   string            `json:"time"`
+		Step   string            `json:"step"`
+		Number int               `json:"number"`
+		Total  int               `json:"total"`
+		Text   string            `json:"text,omitempty"`
+		Have   int64             `json:"have,omitempty"`    // bytes
+		Want   int64             `json:"want,omitempty"`    // bytes
+		Millis int64             `json:"took_ms,omitempty"` // of a step that has ended
+		Bytes  int64             `json:"bytes,omitempty"`   // of its result
+		Error  string            `json:"error,omitempty"`
+	}{e.Kind, at.UTC().Format(time.RFC3339Nano), e.Step, e.Number, e.Total, e.Text, e.Have, e.Want, e.Took.Milliseconds(), e.Bytes, ""}
+	if e.Err != nil {
+		v.Error = e.Err.Error()
+	}
+	return v
 }
 
 // plan is ward plan.

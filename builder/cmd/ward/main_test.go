@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -90,6 +91,52 @@ func TestProgress(t *testing.T) {
 	}
 	if got := screen.String(); !strings.Contains(got, "\r\x1b[K[2/6] packages         0s  unpacking libc6") || !strings.HasSuffix(got, "\r\x1b[K"+strings.SplitAfter(want, "\n")[1]) {
 		t.Errorf("screen = %q, want a live line, then the finished ones", got)
+	}
+}
+
+// TestProgressBar: a step that tells how much there is gets a bar on a terminal,
+// with share and size, which goes when the step does something else.
+func TestProgressBar(t *testing.T) {
+	var pipe, screen bytes.Buffer
+	p, s := newProgress(&pipe, 0), newProgress(&screen, 100)
+	for _, e := range []builder.Event{
+		{Kind: builder.Started, Step: "packages", Number: 2, Total: 8},
+		{Kind: builder.Note, Step: "packages", Text: "fetch 50 of 200 MiB", Have: 50 << 20, Want: 200 << 20},
+		{Kind: builder.Note, Step: "packages", Text: "unpacking libc6"},
+	} {
+		p.event(e)
+		s.event(e)
+	}
+	p.close()
+	s.close()
+	if pipe.Len() != 0 {
+		t.Errorf("pipe = %q, want nothing before a step has ended", pipe.String())
+	}
+	got := screen.String()
+	if !strings.Contains(got, " 25% [====>") || !strings.Contains(got, "50/200 MiB") || !strings.Contains(got, "unpacking libc6") {
+		t.Errorf("screen = %q, want a bar at 25%% with sizes, then the next note", got)
+	}
+	if strings.Count(got, "\n") != 0 {
+		t.Errorf("screen = %q, want one line that is redrawn", got)
+	}
+}
+
+// TestJSONEvent: what an event does not have is left out.
+func TestJSONEvent(t *testing.T) {
+	at := time.Unix(1700000000, 0)
+	for _, c := range []struct {
+		event builder.Event
+		want  string
+	}{
+		{builder.Event{Kind: builder.Started, Step: "disk", Number: 5, Total: 8}, `{"kind":"started","time":"2023-11-14T22:13:20Z","step":"disk","number":5,"total":8}`},
+		{builder.Event{Kind: builder.Failed, Step: "disk", Number: 5, Total: 8, Took: 2 * time.Second, Err: errors.New("no room")},
+			`{"kind":"failed","time":"2023-11-14T22:13:20Z","step":"disk","number":5,"total":8,"took_ms":2000,"error":"no room"}`},
+		{builder.Event{Kind: builder.Note, Step: "packages", Text: "fetch", Have: 1, Want: 2}, `{"kind":"note","time":"2023-11-14T22:13:20Z","step":"packages","number":0,"total":0,"text":"fetch","have":1,"want":2}`},
+	} {
+		got, err := json.Marshal(jsonEvent(c.event, at))
+		if err != nil || string(got) != c.want {
+			t.Errorf("jsonEvent() = %s, %v, want %s", got, err, c.want)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/schollz/progressbar/v3"
 	"golang.org/x/sys/unix"
 
 	"ward/builder"
@@ -25,6 +26,7 @@ type progress struct {
 	width int // columns of the terminal, 0 for a pipe
 	now   builder.Event
 	begun time.Time
+	bar   *progressbar.ProgressBar // of the running step, if it has told how much there is
 	tick  *time.Ticker
 	done  chan struct{}
 }
@@ -57,10 +59,11 @@ func (p *progress) event(e builder.Event) {
 	defer p.mu.Unlock()
 	switch e.Kind {
 	case builder.Started:
-		p.now, p.begun = e, time.Now()
+		p.now, p.begun, p.bar = e, time.Now(), nil
 		p.live()
 	case builder.Note:
 		p.now.Text = e.Text
+		p.measure(e)
 		p.live()
 	default:
 		p.clear()
@@ -79,12 +82,32 @@ func line(e builder.Event) string {
 	return strings.TrimRight(s, " ")
 }
 
+// measure moves the bar of the running step, or takes it away when the step does
+// something that nobody can measure.
+func (p *progress) measure(e builder.Event) {
+	if p.width == 0 || e.Want == 0 {
+		p.bar = nil
+		return
+	}
+	if p.bar == nil || p.bar.GetMax64() != e.Want {
+		// It only makes the text; what is on the terminal is ours.
+		p.bar = progressbar.NewOptions64(e.Want, progressbar.OptionSetWriter(io.Discard), progressbar.OptionSetWidth(20),
+			progressbar.OptionShowBytes(true), progressbar.OptionShowCount(), progressbar.OptionUseIECUnits(true), progressbar.OptionThrottle(0),
+			progressbar.OptionSetTheme(progressbar.Theme{Saucer: "=", SaucerHead: ">", SaucerPadding: " ", BarStart: "[", BarEnd: "]"}))
+	}
+	p.bar.Set64(e.Have)
+}
+
 // live redraws the running step on a terminal; a pipe has only finished ones.
 func (p *progress) live() {
 	if p.width == 0 || p.now.Step == "" {
 		return
 	}
-	s := fmt.Sprintf("[%d/%d] %-10s %8s  %s", p.now.Number, p.now.Total, p.now.Step, time.Since(p.begun).Round(time.Second), p.now.Text)
+	text := p.now.Text
+	if p.bar != nil {
+		text = strings.TrimSpace(p.bar.String()) // share, bytes, rate, and what time is left
+	}
+	s := fmt.Sprintf("[%d/%d] %-10s %8s  %s", p.now.Number, p.now.Total, p.now.Step, time.Since(p.begun).Round(time.Second), text)
 	if runes := []rune(s); len(runes) >= p.width {
 		s = string(runes[:p.width-1])
 	}
