@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,16 +18,23 @@ import (
 
 // list is ward list.
 func (p *program) list() *cobra.Command {
-	var matrix bool
+	var matrix, count bool
+	var m matrixSpec
+	index := -1
 	cmd := &cobra.Command{
 		Use:   "list [flags]",
 		Short: "list the images and profiles that ward knows",
 		Example: `  ward list
-  ward list --matrix        # JSON for a CI matrix: image x profile`,
+  ward list --matrix                       # JSON for a CI matrix: image x profile
+  ward list --matrix --index 1             # the pair with this index: IMAGE PROFILE
+  ward list --matrix --profiles hipaa,./clinic.yaml --count`,
 		Args: args(0, 0),
 		RunE: func(*cobra.Command, []string) error {
+			if !matrix && (count || index >= 0 || len(m.images) > 0 || len(m.profiles) > 0) {
+				return usage("ward list: --count, --index, --images and --profiles go with --matrix")
+			}
 			if matrix {
-				return p.matrix()
+				return p.matrix(m, count, index)
 			}
 			fmt.Fprintln(p.out, "images:")
 			for _, name := range images.Names() {
@@ -47,32 +55,69 @@ func (p *program) list() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&matrix, "matrix", false, `print {"include":[{"image":...,"profile":...}]} as JSON`)
+	f := cmd.Flags()
+	f.BoolVar(&matrix, "matrix", false, `print {"include":[{"image":...,"profile":...}]} as JSON`)
+	f.StringSliceVar(&m.images, "images", nil, "with --matrix: these images, names or files (default all that ward knows)")
+	f.StringSliceVar(&m.profiles, "profiles", nil, "with --matrix: these profiles, names or files (default all that ward knows)")
+	f.BoolVar(&count, "count", false, "with --matrix: print how many pairs there are")
+	f.IntVar(&index, "index", -1, "with --matrix: print the pair with this index, from 0, as IMAGE PROFILE")
 	return cmd
 }
 
-// matrix prints what the matrix of a CI job wants.
-func (p *program) matrix() error {
-	type cell struct {
-		Image   string `json:"image"`
-		Profile string `json:"profile"`
-		Distro  string `json:"distro"`
-		Release string `json:"release"`
-		Arch    string `json:"arch"`
+// matrixSpec says of which images and profiles a matrix is; empty: of all.
+type matrixSpec struct{ images, profiles []string }
+
+// cell is one pair of a matrix. Image and Profile are what ward build takes.
+type cell struct {
+	Image   string `json:"image"`
+	Profile string `json:"profile"`
+	Distro  string `json:"distro"`
+	Release string `json:"release"`
+	Arch    string `json:"arch"`
+}
+
+// cells are all pairs, in order: the index of a pair means the same on every machine.
+func (m matrixSpec) cells() ([]cell, error) {
+	if len(m.images) == 0 {
+		m.images = images.Names()
 	}
-	var m struct {
+	if len(m.profiles) == 0 {
+		m.profiles = profiles.Names()
+	}
+	var all []cell
+	var faults []error
+	for _, name := range m.images {
+		for _, profile := range m.profiles {
+			img, _, err := inputs(name, profile)
+			if err != nil {
+				faults = append(faults, err)
+				continue
+			}
+			all = append(all, cell{name, profile, img.Distro, img.Release, img.Arch})
+		}
+	}
+	return all, errors.Join(faults...)
+}
+
+// matrix prints what the matrix of a CI job wants, or one pair of it.
+func (p *program) matrix(m matrixSpec, count bool, index int) error {
+	all, err := m.cells()
+	if err != nil {
+		return err
+	}
+	switch {
+	case count:
+		fmt.Fprintln(p.out, len(all))
+		return nil
+	case index >= len(all):
+		return fmt.Errorf("there are %d pairs of image and profile, and none has the index %d", len(all), index)
+	case index >= 0:
+		fmt.Fprintln(p.out, all[index].Image, all[index].Profile)
+		return nil
+	}
+	return json.NewEncoder(p.out).Encode(struct {
 		Include []cell `json:"include"`
-	}
-	for _, name := range images.Names() {
-		img, err := images.Load(name)
-		if err != nil {
-			return err
-		}
-		for _, prof := range profiles.Names() {
-			m.Include = append(m.Include, cell{name, prof, img.Distro, img.Release, img.Arch})
-		}
-	}
-	return json.NewEncoder(p.out).Encode(m)
+	}{all})
 }
 
 // machine is ward machine.
