@@ -90,6 +90,10 @@ docs: build ## write manual pages and shell completions of both commands into .b
 	$(GO) run ./firstboot/cmd/wardctl man .bin/share/man/man8
 	@for p in ward wardctl; do for s in bash zsh fish; do .bin/$$p completion $$s > .bin/share/completions/$$p.$$s || exit 1; done; done
 
+.PHONY: bench
+bench: tools build ## time builds (cold, one parameter, nothing changed) beside mmdebstrap and mkosi, RUNS times (3)
+	$(GO) run ./qemu-tests/bench/build -image $(IMAGE) -runs $(or $(RUNS),3)
+
 .PHONY: bench-initramfs
 bench-initramfs: image ## boot ward's initramfs beside initramfs-tools' and dracut's: time, size, memory
 	$(GO) run ./qemu-tests/bench/initramfs -runs 5

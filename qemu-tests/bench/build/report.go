@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"text/tabwriter"
+	"time"
+)
+
+// step is one thing that is measured.
+type step struct {
+	name   string
+	before func(ctx context.Context, run int) error // not measured
+	argv   func(run int) []string
+}
+
+// sample is one measurement.
+type sample struct {
+	took   time.Duration
+	memory int64 // bytes, of the largest process
+}
+
+type series struct {
+	step
+	samples []sample
+}
+
+// median is the middle one, of an even number the upper middle, with the range.
+func (s *series) median() (time.Duration, string) {
+	var v []time.Duration
+	for _, x := range s.samples {
+		v = append(v, x.took)
+	}
+	slices.Sort(v)
+	m := v[len(v)/2]
+	return m, fmt.Sprintf("%s (%s-%s)", seconds(m), seconds(v[0]), seconds(v[len(v)-1]))
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.2f", d.Seconds()) }
+
+func (s *series) largest() int64 {
+	var n int64
+	for _, x := range s.samples {
+		n = max(n, x.memory)
+	}
+	return n
+}
+
+// Names of what is measured, which the ratios refer to.
+const (
+	mmdebstrapAlone  = "mmdebstrap alone"
+	wardCold         = "ward, cold"
+	wardIncremental  = "ward, one parameter"
+	wardNothing      = "ward, nothing changed"
+	mkosiCold        = "mkosi, cold"
+	mkosiIncremental = "mkosi, one file"
+)
+
+// ratios are what is asked of ward: at most so much of the other's time.
+var ratios = []struct {
+	ours, theirs string
+	most         float64
+}{
+	{wardCold, mmdebstrapAlone, 1.15}, {wardIncremental, mkosiIncremental, 0.25}, {wardCold, mkosiCold, 1},
+}
+
+// limits are what is asked of ward by itself.
+var limits = []struct {
+	name string
+	most time.Duration
+}{{wardIncremental, 5 * time.Second}, {wardNothing, 500 * time.Millisecond}}
+
+// usage is what lies on the disk after the runs, in bytes.
+type usage struct{ image, cache int64 }
+
+func report(out io.Writer, all []*series, disk usage) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "%d runs each, in turn; seconds, median (range)\n\n", len(all[0].samples))
+	fmt.Fprintln(w, "what\tseconds\tlargest process MiB")
+	medians := map[string]time.Duration{}
+	for _, s := range all {
+		m, text := s.median()
+		medians[s.name] = m
+		fmt.Fprintf(w, "%s\t%s\t%d\n", s.name, text, s.largest()>>20)
+	}
+	fmt.Fprintln(w)
+	for _, r := range ratios {
+		ours, theirs := medians[r.ours], medians[r.theirs]
+		if ours == 0 || theirs == 0 {
+			continue // not measured
+		}
+		ratio := ours.Seconds() / theirs.Seconds()
+		fmt.Fprintf(w, "%s / %s\t%.2f\tat most %.2f: %s\n", r.ours, r.theirs, ratio, r.most, verdict(ratio <= r.most))
+	}
+	for _, l := range limits {
+		if m := medians[l.name]; m > 0 {
+			fmt.Fprintf(w, "%s\t%s\tat most %s: %s\n", l.name, seconds(m), seconds(l.most), verdict(m <= l.most))
+		}
+	}
+	fmt.Fprintf(w, "\nimage %d MiB, cache %d MiB\n", disk.image>>20, disk.cache>>20)
+	return w.Flush()
+}
+
+func verdict(ok bool) string {
+	if ok {
+		return "yes"
+	}
+	return "no"
+}

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"ward/builder"
+	"ward/builder/command"
+	"ward/images"
+	"ward/images/distro"
+)
+
+type bench struct {
+	dir, ward, image, mkosiSuite string
+	log                          *slog.Logger
+	release                      distro.Release
+	keyring                      string
+	mirrors                      []string
+	packages                     []string
+}
+
+func (b *bench) path(elem ...string) string {
+	return filepath.Join(append([]string{b.dir}, elem...)...)
+}
+
+// prepare reads what ward would install and, for mkosi, makes the root it runs in.
+func (b *bench) prepare(ctx context.Context, withMkosi bool) error {
+	img, err := images.Load(b.image)
+	if err != nil {
+		return err
+	}
+	if b.release, err = distro.Find(img.Distro, img.Release); err != nil {
+		return err
+	}
+	kernel, err := img.KernelPackage()
+	if err != nil {
+		return err
+	}
+	b.keyring, b.mirrors = b.release.Keyring, img.Mirrors
+	if img.Keyring != "" {
+		b.keyring = img.Keyring
+	}
+	b.packages = wanted(b.release.Packages, img.Packages, kernel)
+	if !withMkosi {
+		return nil
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("mkosi's root needs root here\nhint: -mkosi=false leaves mkosi out")
+	}
+	return b.mkosiRoot(ctx)
+}
+
+// wanted are the packages that ward asks for, each once.
+func wanted(row, image []string, kernel string) []string {
+	all := slices.Concat(row, image, []string{kernel})
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// cases are what is measured, in the order in which one run makes them: each ward
+// case starts from what the one before it left.
+func (b *bench) cases(withMkosi bool) []step {
+	wardArgv := func(profile string) []string {
+		return []string{b.ward, "build", b.image, "--profile", profile, "--cache", b.path("cache"), "-o", b.path("out")}
+	}
+	changed := func(run int) string { return b.path(fmt.Sprintf("changed-%d.yaml", run)) }
+	all := []step{
+		{mmdebstrapAlone, b.removes("base.tar"), func(int) []string { return b.mmdebstrap() }},
+		{wardCold, b.removes("cache", "out"), func(int) []string { return wardArgv("hipaa") }},
+		{wardIncremental, func(_ context.Context, run int) error {
+			text := fmt.Sprintf("name: changed\nextends: hipaa\ndescription: one parameter\ncontrols:\n  logoff: {idle: %d}\n", 601+run)
+			return os.WriteFile(changed(run), []byte(text), 0o644)
+		}, func(run int) []string { return wardArgv(changed(run)) }},
+		{wardNothing, nil, func(run int) []string { return wardArgv(changed(run)) }},
+	}
+	if withMkosi {
+		all = append(all,
+			step{mkosiCold, b.mkosiConfig, func(int) []string { return b.mkosi() }},
+			step{mkosiIncremental, func(_ context.Context, run int) error {
+				return put(b.path("mkosi", "work", "mkosi.extra", "etc", "bench"), fmt.Sprintf("run %d\n", run))
+			}, func(int) []string { return b.mkosi() }})
+	}
+	return all
+}
+
+// removes removes what a cold run must not find. A tree in ward's cache belongs to
+// other owners when it was made without root.
+func (b *bench) removes(names ...string) func(context.Context, int) error {
+	return func(ctx context.Context, _ int) error {
+		for _, name := range names {
+			argv := []string{"rm", "-rf", "--", b.path(name)}
+			if os.Geteuid() != 0 {
+				argv = append([]string{"unshare", "--user", "--map-root-user", "--map-auto", "--"}, argv...)
+			}
+			if err := command.Run(ctx, b.log, argv...); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// mmdebstrap is the call with ward's options, see builder/rootfs.
+func (b *bench) mmdebstrap() []string {
+	argv := []string{"mmdebstrap", "--mode=unshare", "--variant=minbase", "--format=tar", "--keyring=" + b.keyring, "--include=" + strings.Join(b.packages, ",")}
+	for _, path := range []string{"/usr/share/man/*", "/usr/share/info/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/lintian/*"} {
+		argv = append(argv, "--dpkgopt=path-exclude="+path)
+	}
+	// Ward keeps the distribution's initramfs from being made; that would cost mmdebstrap half a minute.
+	argv = append(argv, "--dpkgopt=path-include=/usr/share/doc/*/copyright", "--dpkgopt=force-confold",
+		`--setup-hook=mkdir -p "$1/etc/kernel/postinst.d" && : > "$1/etc/kernel/postinst.d/initramfs-tools"`, b.release.Codename, b.path("base.tar"))
+	return append(argv, b.mirrors...)
+}
+
+// mkosiPackages are what mkosi needs to make a disk of Debian packages.
+const mkosiPackages = "mkosi,apt,debian-archive-keyring,systemd-repart,bubblewrap,dosfstools,mtools,e2fsprogs,cpio,zstd,xz-utils,uidmap,ca-certificates"
+
+// mkosiRoot installs mkosi into a root of its own.
+func (b *bench) mkosiRoot(ctx context.Context) error {
+	root := b.path("mkosi", "root")
+	if _, err := os.Stat(filepath.Join(root, "usr/bin/mkosi")); err == nil {
+		b.log.Info("used again", "root", root)
+		return nil
+	}
+	if err := os.MkdirAll(b.path("mkosi"), 0o755); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(root); err != nil {
+		return err
+	}
+	return command.Run(ctx, b.log, "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--keyring="+b.release.Keyring,
+		"--include="+mkosiPackages, b.mkosiSuite, root)
+}
+
+// mkosiConfig makes an empty folder with mkosi's own files: a cold run.
+func (b *bench) mkosiConfig(context.Context, int) error {
+	work := b.path("mkosi", "work")
+	if err := os.RemoveAll(work); err != nil {
+		return err
+	}
+	return errors.Join(
+		put(filepath.Join(work, "mkosi.conf"), mkosiConf(b.release, b.packages)),
+		put(filepath.Join(work, "mkosi.extra", "etc", "bench"), "cold\n"),
+		os.MkdirAll(filepath.Join(work, "cache"), 0o755))
+}
+
+// mkosiConf asks for the same packages without a boot loader and without docs.
+func mkosiConf(r distro.Release, packages []string) string {
+	return fmt.Sprintf(`[Distribution]
+Distribution=%s
+Release=%s
+
+[Output]
+Format=disk
+Output=image
+OutputDirectory=output
+
+[Content]
+Bootable=no
+WithDocs=no
+Packages=%s
+
+[Build]
+Incremental=yes
+CacheDirectory=cache
+`, r.ID, r.Codename, strings.Join(packages, "\n         "))
+}
+
+// mkosi runs in its root, with the working folder mounted there.
+func (b *bench) mkosi() []string {
+	script := `set -eu
+root=$1 work=$2
+mkdir -p "$root/work"
+mount --bind "$work" "$root/work"
+mount --rbind /dev "$root/dev"
+mount -t proc proc "$root/proc"
+mount --rbind /sys "$root/sys"
+cat /etc/resolv.conf > "$root/etc/resolv.conf" 2>/dev/null || true
+exec chroot "$root" mkosi --directory /work --force build`
+	return []string{"unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--", "sh", "-c", script, "sh",
+		b.path("mkosi", "root"), b.path("mkosi", "work")}
+}
+
+// measure runs a program once.
+func (b *bench) measure(ctx context.Context, argv []string) (sample, error) {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	log, err := os.Create(b.path("last.log"))
+	if err != nil {
+		return sample{}, err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	begun := time.Now()
+	if err := cmd.Run(); err != nil {
+		return sample{}, fmt.Errorf("%s: %w\nhint: all that was said is in %s", argv[0], err, log.Name())
+	}
+	x := sample{took: time.Since(begun)}
+	if r, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		x.memory = r.Maxrss << 10 // getrusage(2): KiB, of the largest of the program and what it waited for
+	}
+	return x, nil
+}
+
+// onDisk is what ward's last build left.
+func (b *bench) onDisk() (usage, error) {
+	m, err := builder.ReadManifest(b.path("out"))
+	if err != nil {
+		return usage{}, err
+	}
+	var u usage
+	for _, f := range m.Files {
+		u.image += f.Size
+	}
+	u.cache, err = allocated(b.path("cache"))
+	return u, err
+}
+
+// allocated is what the files below a folder take on the disk, in bytes.
+func allocated(dir string) (int64, error) {
+	var n int64
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrPermission) {
+			return nil // of a subordinate id
+		}
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			n += st.Blocks * 512
+		}
+		return nil
+	})
+	return n, err
+}
+
+func put(name, text string) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(name, []byte(text), 0o644)
+}
