@@ -44,6 +44,7 @@ type build struct {
 	work      string // unfinished output, beside the final one
 	workLock  *os.File
 	result    *Manifest
+	log       *fullLog
 	event     Event // of the running step
 	percent   int64 // of the running downloads
 }
@@ -126,6 +127,9 @@ func Build(ctx context.Context, o Options) (*Manifest, error) {
 		if b.workLock != nil {
 			b.workLock.Close()
 		}
+		if b.log != nil {
+			b.log.Close()
+		}
 	}()
 	if err := b.run(ctx, b.steps()); err != nil && !errors.Is(err, errUpToDate) {
 		return nil, err
@@ -146,7 +150,7 @@ func (b *build) run(ctx context.Context, steps []Step) error {
 		if err != nil && !errors.Is(err, errUpToDate) {
 			b.event.Kind, b.event.Err = Failed, err
 			b.Events(b.event)
-			return b.hinted(fmt.Errorf("build %s: %s: %w", b.Image.Name, step.Name, err))
+			return b.logged(b.hinted(fmt.Errorf("build %s: %s: %w", b.Image.Name, step.Name, err)))
 		}
 		b.Events(b.event)
 		if err != nil {
@@ -332,6 +336,9 @@ func (b *build) dated(made time.Time) (err error) {
 
 // packages makes the tar of the packages, or takes it from the cache.
 func (b *build) packages(ctx context.Context) error {
+	if err := b.openLog(ctx); err != nil {
+		return err
+	}
 	return b.fetch(ctx, b.Update && b.Lock == nil)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,7 +21,7 @@ const maxInitramfs = 512 << 20
 
 // gateOutput refuses an output with a secret in what lies beside the tree, which
 // has a gate of its own: the initramfs, the manifest and the other files, and the
-// log of the packages' installation. A key that the build was told to embed is
+// logs of the build. A key that the build was told to embed is
 // random bytes in the initramfs and not looked for.
 func (b *build) gateOutput() error {
 	found, err := scanFolder(b.work)
@@ -32,10 +33,14 @@ func (b *build) gateOutput() error {
 		return err
 	}
 	found = append(found, inside...)
-	if _, err := os.Stat(b.transcript()); err == nil {
-		var s secrets.Scanner
-		said, err := scanFile(&s, b.transcript(), strings.TrimPrefix(b.transcript(), "/"))
-		if err != nil {
+	logs := []string{b.transcript()}
+	if b.log != nil {
+		logs = append(logs, b.log.Name())
+	}
+	var s secrets.Scanner
+	for _, name := range logs {
+		said, err := scanFile(&s, name, strings.TrimPrefix(name, "/"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // packages from the cache have no log
 			return err
 		}
 		found = append(found, said...)

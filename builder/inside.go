@@ -53,8 +53,8 @@ func (b *build) inside(ctx context.Context, what Inside) error {
 		io.Copy(io.Discard, read)
 	}()
 	inner := command.Spec{Argv: append(namespace(), b.Binaries.Ward, InsideCommand), Stdin: bytes.NewReader(spec), Stdout: write}
-	if b.Log.Enabled(ctx, slog.LevelDebug) { // it logs to standard error, as we do
-		inner.Argv, inner.Stderr = append(inner.Argv, "--verbose"), os.Stderr
+	if b.log != nil { // it logs to standard error, as we do
+		inner.Argv, inner.Stderr = append(inner.Argv, "--verbose"), b.log.inner()
 	}
 	err = command.Start(ctx, b.Log, inner)
 	write.Close()

@@ -80,7 +80,11 @@ func Start(ctx context.Context, log *slog.Logger, s Spec) error {
 	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
-	if err := cmd.Run(); err != nil {
+	err := cmd.Run()
+	if text := strings.TrimSpace(last.String()); text != "" && s.Stderr == nil { // else it is shown elsewhere
+		log.DebugContext(ctx, "said", "program", s.Argv[0], "text", text)
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			if cmd.Process != nil {
 				syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what outlived the program
