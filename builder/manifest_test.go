@@ -16,8 +16,14 @@ import (
 // output makes a small finished output, signed if there is a key.
 func output(t *testing.T, key provenance.Signer) (dir string, m *Manifest) {
 	t.Helper()
+	return outputOf(t, key, "d1")
+}
+
+// outputOf makes one from inputs with that digest.
+func outputOf(t *testing.T, key provenance.Signer, digest string) (dir string, m *Manifest) {
+	t.Helper()
 	dir = t.TempDir()
-	m = &Manifest{Version: ManifestVersion, Digest: "d1", Inputs: json.RawMessage("{}"), Made: time.Unix(1700000000, 0).UTC()}
+	m = &Manifest{Version: ManifestVersion, Digest: digest, Inputs: json.RawMessage("{}"), Made: time.Unix(1700000000, 0).UTC()}
 	for _, name := range []string{"disk.qcow2", "vmlinuz"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("bytes of "+name), 0o644); err != nil {
 			t.Fatal(err)
