@@ -31,22 +31,23 @@ import (
 // build is one run of Build.
 type build struct {
 	Options
-	release   distro.Release
-	cache     *cache.Cache
-	inputs    Inputs
-	digest    string    // of the inputs
-	made      time.Time // when the packages were current
-	base      *cache.Entry
-	unpacked  *cache.Entry
-	installed bool   // the packages were installed by this build
-	treeSum   string // of the unpacked tree, see treeFacts
-	baked     *cache.Entry
-	work      string // unfinished output, beside the final one
-	workLock  *os.File
-	result    *Manifest
-	log       *fullLog
-	event     Event // of the running step
-	percent   int64 // of the running downloads
+	release    distro.Release
+	cache      *cache.Cache
+	inputs     Inputs
+	digest     string    // of the inputs
+	made       time.Time // when the packages were current
+	base       *cache.Entry
+	unpacked   *cache.Entry
+	installed  bool   // the packages were installed by this build
+	cachedBase bool   // base was in the cache before this build
+	treeSum    string // of the unpacked tree, see treeFacts
+	baked      *cache.Entry
+	work       string // unfinished output, beside the final one
+	workLock   *os.File
+	result     *Manifest
+	log        *fullLog
+	event      Event // of the running step
+	percent    int64 // of the running downloads
 }
 
 // Plan returns the steps of a build, in order.
@@ -390,7 +391,7 @@ func (b *build) fetch(ctx context.Context, fresh bool) error {
 	if err != nil {
 		return err
 	}
-	b.base = e
+	b.base, b.cachedBase = e, hit
 	b.event.Bytes = e.Files[baseFile].Size
 	switch {
 	case hit && b.Lock != nil:
@@ -485,8 +486,10 @@ func (b *build) unpackTree(ctx context.Context, fresh bool) error {
 		return err
 	}
 	e, hit, err := b.cache.Get(ctx, "tree", key, fresh, func(ctx context.Context, dir string) error {
-		if err := b.base.Verify(baseFile); err != nil {
-			return fmt.Errorf("%w: %w", errDamaged, err)
+		if b.cachedBase { // otherwise its digest was made this minute
+			if err := b.base.Verify(baseFile); err != nil {
+				return fmt.Errorf("%w: %w", errDamaged, err)
+			}
 		}
 		return b.inside(ctx, Inside{Unpack: &UnpackSpec{Base: b.base.Path(baseFile), Output: dir}})
 	})

@@ -42,7 +42,7 @@ func (b *build) fromRegistry(ctx context.Context, key, dir string) (bool, error)
 		return false, err
 	}
 	defer os.RemoveAll(temp)
-	notes, err := registry.Pull(ctx, ref, registry.Entry, temp)
+	notes, err := registry.Pull(ctx, ref, registry.Entry, temp, nil)
 	switch {
 	case ctx.Err() != nil:
 		return false, ctx.Err()
@@ -96,7 +96,7 @@ func (b *build) share(ctx context.Context) error {
 	}
 	made := b.base.Made.UTC().Format(time.RFC3339)
 	ref := b.remoteRef(b.base.Key)
-	if err := registry.Push(ctx, ref, registry.Entry, temp, []string{sharedFile}, made, map[string]string{madeNote: made}); err != nil {
+	if err := registry.Push(ctx, ref, registry.Entry, temp, []string{sharedFile}, made, map[string]string{madeNote: made}, nil); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

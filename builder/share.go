@@ -16,7 +16,7 @@ import (
 const digestNote = "ward.digest"
 
 // PushOutput checks a finished output as VerifyOutput does and pushes it.
-func PushOutput(ctx context.Context, dir, ref string, key provenance.Verifier) (*Manifest, Signature, error) {
+func PushOutput(ctx context.Context, dir, ref string, key provenance.Verifier, done registry.Done) (*Manifest, Signature, error) {
 	m, signature, err := VerifyOutput(ctx, dir, key)
 	if err != nil {
 		return nil, "", err
@@ -25,7 +25,7 @@ func PushOutput(ctx context.Context, dir, ref string, key provenance.Verifier) (
 	if err != nil {
 		return nil, "", err
 	}
-	return m, signature, registry.Push(ctx, ref, registry.Image, dir, names, m.Made.UTC().Format(time.RFC3339), map[string]string{digestNote: m.Digest})
+	return m, signature, registry.Push(ctx, ref, registry.Image, dir, names, m.Made.UTC().Format(time.RFC3339), map[string]string{digestNote: m.Digest}, done)
 }
 
 // names are the files that belong to an output; what else lies in its folder does not.
@@ -42,7 +42,7 @@ func (m *Manifest) names(dir string) ([]string, error) {
 // PullOutput pulls an image into a folder, which appears, or is replaced, only
 // when every file is what manifest, sums and provenance say and, if key is given,
 // the provenance was signed with it.
-func PullOutput(ctx context.Context, ref, dir string, key provenance.Verifier) (*Manifest, Signature, error) {
+func PullOutput(ctx context.Context, ref, dir string, key provenance.Verifier, done registry.Done) (*Manifest, Signature, error) {
 	parent := filepath.Dir(filepath.Clean(dir))
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return nil, "", err
@@ -53,7 +53,7 @@ func PullOutput(ctx context.Context, ref, dir string, key provenance.Verifier) (
 	}
 	defer lock.Close()
 	defer os.RemoveAll(work) // it has another name by then if all went well
-	if _, err := registry.Pull(ctx, ref, registry.Image, work); err != nil {
+	if _, err := registry.Pull(ctx, ref, registry.Image, work, done); err != nil {
 		return nil, "", err
 	}
 	m, signature, err := VerifyOutput(ctx, work, key)

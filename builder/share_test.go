@@ -27,15 +27,15 @@ func TestRegistryImage(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := PushOutput(t.Context(), dir, ref, stranger); err == nil || !strings.Contains(err.Error(), "was made with the key") {
+	if _, _, err := PushOutput(t.Context(), dir, ref, stranger, nil); err == nil || !strings.Contains(err.Error(), "was made with the key") {
 		t.Errorf("push with another key: %v, want it refused", err)
 	}
-	if _, is, err := PushOutput(t.Context(), dir, ref, verifier); err != nil || is != Checked {
+	if _, is, err := PushOutput(t.Context(), dir, ref, verifier, nil); err != nil || is != Checked {
 		t.Fatalf("push: %q, %v", is, err)
 	}
 
 	to := filepath.Join(t.TempDir(), "out", "clinic")
-	got, is, err := PullOutput(t.Context(), ref, to, verifier)
+	got, is, err := PullOutput(t.Context(), ref, to, verifier, nil)
 	if err != nil || is != Checked || got.Digest != m.Digest {
 		t.Fatalf("pull: %v, %q, %v", got, is, err)
 	}
@@ -45,12 +45,12 @@ func TestRegistryImage(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(to, "notes.txt")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a file that is no part of the image was pushed (%v)", err)
 	}
-	if _, _, err := PullOutput(t.Context(), ref, to, verifier); err != nil {
+	if _, _, err := PullOutput(t.Context(), ref, to, verifier, nil); err != nil {
 		t.Errorf("pull over the former one: %v", err)
 	}
 
 	refused := filepath.Join(t.TempDir(), "refused")
-	if _, _, err := PullOutput(t.Context(), ref, refused, stranger); err == nil || !strings.Contains(err.Error(), "was made with the key") {
+	if _, _, err := PullOutput(t.Context(), ref, refused, stranger, nil); err == nil || !strings.Contains(err.Error(), "was made with the key") {
 		t.Errorf("pull with another key: %v, want it refused", err)
 	}
 	n := 0
@@ -68,7 +68,7 @@ func TestRegistryImage(t *testing.T) {
 	if err != nil || n == 0 {
 		t.Fatalf("changed %d blobs, %v", n, err)
 	}
-	if _, _, err := PullOutput(t.Context(), ref, refused, nil); err == nil || !strings.Contains(err.Error(), "digest") {
+	if _, _, err := PullOutput(t.Context(), ref, refused, nil, nil); err == nil || !strings.Contains(err.Error(), "digest") {
 		t.Errorf("pull of a changed blob: %v, want it refused", err)
 	}
 	left, err := os.ReadDir(filepath.Dir(refused))

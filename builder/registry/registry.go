@@ -4,8 +4,8 @@
 // each file; the registry's digests are checked on the way in. Who may read and
 // write is what the registry says to the credentials of ~/.docker/config.json.
 //
-//	err := registry.Push(ctx, "oci://registry.example/ward/debian-12:2026-11", registry.Image, dir, names, notes)
-//	notes, err := registry.Pull(ctx, "oci://registry.example/ward/debian-12:2026-11", registry.Image, dir)
+//	err := registry.Push(ctx, "oci://registry.example/ward/debian-12:2026-11", registry.Image, dir, names, created, notes, nil)
+//	notes, err := registry.Pull(ctx, "oci://registry.example/ward/debian-12:2026-11", registry.Image, dir, nil)
 package registry
 
 import (
@@ -87,11 +87,30 @@ func Check(ref string, tagged bool) error {
 	return nil
 }
 
+// Done is told of each file that is there, with its size in bytes; it may be nil,
+// and is called from several goroutines.
+type Done func(name string, size int64)
+
+func (d Done) options() oras.CopyOptions {
+	o := oras.DefaultCopyOptions
+	tell := func(_ context.Context, desc ocispec.Descriptor) error {
+		if name := desc.Annotations[ocispec.AnnotationTitle]; d != nil && name != "" {
+			d(name, desc.Size)
+		}
+		return nil
+	}
+	o.PostCopy, o.OnCopySkipped = tell, tell // skipped: the registry has it
+	return o
+}
+
 // Push stores files of a folder under a reference. notes go with them; created, in
 // RFC 3339, is the artifact's time: equal folders have one digest.
-func Push(ctx context.Context, ref, kind, dir string, names []string, created string, notes map[string]string) error {
+func Push(ctx context.Context, ref, kind, dir string, names []string, created string, notes map[string]string, done Done) error {
 	repo, tag, err := open(ref)
 	if err != nil {
+		return err
+	}
+	if dir, err = filepath.Abs(dir); err != nil { // the store takes relative names from its own folder
 		return err
 	}
 	store, err := file.New(dir)
@@ -118,7 +137,7 @@ func Push(ctx context.Context, ref, kind, dir string, names []string, created st
 	if err := store.Tag(ctx, root, tag); err != nil {
 		return err
 	}
-	if _, err := oras.Copy(ctx, store, tag, repo, tag, oras.DefaultCopyOptions); err != nil {
+	if _, err := oras.Copy(ctx, store, tag, repo, tag, done.options()); err != nil {
 		return fmt.Errorf("push %s: %w", ref, err)
 	}
 	return nil
@@ -127,7 +146,7 @@ func Push(ctx context.Context, ref, kind, dir string, names []string, created st
 // Pull fetches the files of an artifact into an empty folder and returns its
 // notes. The digest of each file is checked against the artifact's manifest; who
 // wrote that is for others to check.
-func Pull(ctx context.Context, ref, kind, dir string) (map[string]string, error) {
+func Pull(ctx context.Context, ref, kind, dir string, done Done) (map[string]string, error) {
 	repo, tag, err := open(ref)
 	if err != nil {
 		return nil, err
@@ -150,6 +169,9 @@ func Pull(ctx context.Context, ref, kind, dir string) (map[string]string, error)
 		}
 		seen[name] = true
 	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, err
+	}
 	store, err := file.New(dir)
 	if err != nil {
 		return nil, err
@@ -157,7 +179,7 @@ func Pull(ctx context.Context, ref, kind, dir string) (map[string]string, error)
 	defer store.Close()
 	store.SkipUnpack, store.DisableOverwrite = true, true
 	// By its digest: a tag may move between two requests.
-	if _, err := oras.Copy(ctx, repo, root.Digest.String(), store, "", oras.DefaultCopyOptions); err != nil {
+	if _, err := oras.Copy(ctx, repo, root.Digest.String(), store, "", done.options()); err != nil {
 		return nil, fmt.Errorf("pull %s: %w", ref, err)
 	}
 	return manifest.Annotations, nil

@@ -2,9 +2,12 @@ package registry
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"ward/builder/registry/registrytest"
@@ -27,13 +30,22 @@ func TestRegistry(t *testing.T) {
 	dir := folder(t, map[string]string{"disk.qcow2": "disk", "same": "disk", "manifest.json": "{}", "left": "not pushed"})
 	names := []string{"manifest.json", "disk.qcow2", "same"}
 	notes := map[string]string{"ward.digest": "d1"}
-	if err := Push(t.Context(), ref, Image, dir, names, "2026-11-01T00:00:00Z", notes); err != nil {
+	if err := Push(t.Context(), ref, Image, dir, names, "2026-11-01T00:00:00Z", notes, nil); err != nil {
 		t.Fatal(err)
 	}
 	to := t.TempDir()
-	got, err := Pull(t.Context(), ref, Image, to)
+	var mu sync.Mutex
+	var told []string
+	got, err := Pull(t.Context(), ref, Image, to, func(name string, size int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, fmt.Sprintf("%s %d", name, size))
+	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if slices.Sort(told); !slices.Equal(told, []string{"disk.qcow2 4", "manifest.json 2", "same 4"}) && !slices.Equal(told, []string{"disk.qcow2 4", "manifest.json 2"}) {
+		t.Errorf("told of %q", told)
 	}
 	if got["ward.digest"] != "d1" {
 		t.Errorf("notes %v", got)
@@ -52,10 +64,10 @@ func TestRegistry(t *testing.T) {
 			t.Errorf("%s is %q, want %q (%v)", name, have, want, err)
 		}
 	}
-	if _, err := Pull(t.Context(), ref, Entry, t.TempDir()); err == nil || !strings.Contains(err.Error(), "is a \"application/vnd.ward.image.v1\"") {
+	if _, err := Pull(t.Context(), ref, Entry, t.TempDir(), nil); err == nil || !strings.Contains(err.Error(), "is a \"application/vnd.ward.image.v1\"") {
 		t.Errorf("another kind: %v", err)
 	}
-	if _, err := Pull(t.Context(), "oci+http://"+host+"/ward/debian-12:v2", Image, t.TempDir()); !errors.Is(err, ErrNotFound) {
+	if _, err := Pull(t.Context(), "oci+http://"+host+"/ward/debian-12:v2", Image, t.TempDir(), nil); !errors.Is(err, ErrNotFound) {
 		t.Errorf("no such tag: %v, want %v", err, ErrNotFound)
 	}
 
@@ -75,7 +87,7 @@ func TestRegistry(t *testing.T) {
 	if err != nil || n == 0 {
 		t.Fatalf("changed %d blobs, %v", n, err)
 	}
-	if _, err := Pull(t.Context(), ref, Image, t.TempDir()); err == nil || !strings.Contains(err.Error(), "digest") {
+	if _, err := Pull(t.Context(), ref, Image, t.TempDir(), nil); err == nil || !strings.Contains(err.Error(), "digest") {
 		t.Errorf("a changed blob: %v, want an error about its digest", err)
 	}
 }
@@ -91,10 +103,10 @@ func TestPullRefusesNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	ref := "oci+http://" + host + "/ward/evil:v1"
-	if err := Push(t.Context(), ref, Image, dir, []string{"sub/a"}, "2026-11-01T00:00:00Z", nil); err != nil {
+	if err := Push(t.Context(), ref, Image, dir, []string{"sub/a"}, "2026-11-01T00:00:00Z", nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Pull(t.Context(), ref, Image, t.TempDir()); err == nil || !strings.Contains(err.Error(), `"sub/a" is no name`) {
+	if _, err := Pull(t.Context(), ref, Image, t.TempDir(), nil); err == nil || !strings.Contains(err.Error(), `"sub/a" is no name`) {
 		t.Errorf("Pull() = %v, want an error that names it", err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"ward/builder"
+	"ward/builder/registry/registrytest"
 )
 
 func TestMain(m *testing.M) {
@@ -49,6 +50,11 @@ func TestScript(t *testing.T) {
 				if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[1] {
 					ts.Fatalf("%s has mode %s, want %s", args[0], got, args[1])
 				}
+			},
+			// registry: starts a registry on loopback and puts its host and port into $REGISTRY.
+			"registry": func(ts *testscript.TestScript, neg bool, args []string) {
+				host, _ := registrytest.Serve(t)
+				ts.Setenv("REGISTRY", host)
 			},
 			// lines FILE N: the file must have so many lines.
 			"lines": func(ts *testscript.TestScript, neg bool, args []string) {

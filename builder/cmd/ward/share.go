@@ -5,6 +5,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -40,7 +41,7 @@ files with manifest, provenance and signature as one artifact.
 			if _, err := diskOf(list[0]); err != nil {
 				return err
 			}
-			m, signature, err := builder.PushOutput(cmd.Context(), list[0], list[1], key)
+			m, signature, err := builder.PushOutput(cmd.Context(), list[0], list[1], key, p.copied())
 			if err != nil {
 				return err
 			}
@@ -78,7 +79,7 @@ decides what the image is.
 				name, _, _ := strings.Cut(path.Base(list[0]), ":")
 				output = filepath.Join("out", name)
 			}
-			m, signature, err := builder.PullOutput(cmd.Context(), list[0], output, key)
+			m, signature, err := builder.PullOutput(cmd.Context(), list[0], output, key, p.copied())
 			if err != nil {
 				return err
 			}
@@ -89,6 +90,16 @@ decides what the image is.
 	cmd.Flags().StringVar(&public, "key", "", "public key that the signature must be of")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "folder of the image (default out/NAME)")
 	return cmd
+}
+
+// copied prints each file that has been copied.
+func (p *program) copied() registry.Done {
+	var mu sync.Mutex
+	return func(name string, size int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Fprintf(p.out, "  %-40s %10s\n", name, bytesText(size))
+	}
 }
 
 // verifier reads a public key, if one is named.
