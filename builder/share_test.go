@@ -14,6 +14,7 @@ import (
 	"ward/builder/cache"
 	"ward/builder/registry/registrytest"
 	"ward/images"
+	"ward/profiles"
 )
 
 // An image goes to a registry and comes back as it was, and only if it was signed
@@ -83,7 +84,7 @@ func TestRegistryCache(t *testing.T) {
 	host, _ := registrytest.Serve(t)
 	machine := func(remote string) *build {
 		b, err := newBuild(Options{
-			Image: &images.Image{Name: "clinic", Distro: "debian", Release: "12"}, Cache: t.TempDir(), Output: filepath.Join(t.TempDir(), "clinic"),
+			Image: &images.Image{Name: "clinic", Distro: "debian", Release: "12"}, Profile: &profiles.Profile{}, Cache: t.TempDir(), Output: filepath.Join(t.TempDir(), "clinic"),
 			Remote: remote, Log: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
