@@ -99,17 +99,22 @@ func TestRunFails(t *testing.T) {
 	for _, c := range []struct {
 		name, script string
 		kind         Kind
+		damaged      bool // what was read back is not what was written
 	}{
-		{"server away", `echo "dial tcp: connection refused" >&2; exit 1`, Unreachable},
-		{"wrong password", `echo "Fatal: wrong password or no key found" >&2; exit 1`, WrongPassword},
-		{"no summary", `exit 0`, Failed},
-		{"read back", `case $1 in check) echo "Fatal: repository contains errors" >&2; exit 1;; backup) echo '{"message_type":"summary","snapshot_id":"a"}';; esac`, Corrupted},
+		{"server away", `echo "dial tcp: connection refused" >&2; exit 1`, Unreachable, false},
+		{"wrong password", `echo "Fatal: wrong password or no key found" >&2; exit 1`, WrongPassword, false},
+		{"no summary", `exit 0`, Failed, false},
+		{"nothing read back", `case $1 in check) echo "dial tcp: connection refused" >&2; exit 1;; backup) echo '{"message_type":"summary","snapshot_id":"a"}';; esac`, Unreachable, false},
+		{"read back", `case $1 in check) echo "Fatal: repository contains errors" >&2; exit 1;; backup) echo '{"message_type":"summary","snapshot_id":"a"}';; esac`, Corrupted, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := job(t, c.script)
 			state, err := b.Run(t.Context(), t.TempDir())
 			if err == nil || state.Kind != c.kind || state.Error == "" {
 				t.Fatalf("Run() = %+v, %v, want kind %q", state, err, c.kind)
+			}
+			if damaged := state.CheckError != ""; damaged != c.damaged || damaged != (state.CheckPart == 1) {
+				t.Errorf("Run() says damaged: %q after part %d, want it said: %v", state.CheckError, state.CheckPart, c.damaged)
 			}
 			again, err := ReadState(b.c.StateFile)
 			if err != nil || again.Kind != c.kind || again.Attempt.IsZero() {

@@ -83,22 +83,30 @@ func (b *Backup) RunWithout(ctx context.Context, absent error, paths ...string) 
 			state.Success = time.Now().UTC()
 		}
 		state.Snapshot, state.Files, state.Bytes, state.Seconds = sum.Snapshot, sum.Files, sum.Bytes, sum.Seconds
-		state.CheckPart = state.CheckPart%max(b.c.CheckParts, 1) + 1
-		state.CheckError = ""
-		if err = b.check(ctx, state.CheckPart); err != nil {
-			state.CheckError = err.Error()
+		part := state.CheckPart%max(b.c.CheckParts, 1) + 1
+		switch err = b.check(ctx, part); {
+		case err == nil:
+			state.CheckPart, state.CheckError = part, ""
+		case kindOf(err) == Corrupted || kindOf(err) == Failed:
+			state.CheckPart, state.CheckError = part, err.Error()
+		default: // nothing was read back, as from a repository that is locked: next time
 		}
 	}
 	if err != nil {
-		state.Kind, state.Error = Failed, err.Error()
-		var fault *Fault
-		if errors.As(err, &fault) {
-			state.Kind = fault.Kind
-		}
+		state.Kind, state.Error = kindOf(err), err.Error()
 	} else if absent != nil {
 		state.Kind, state.Error = Absent, absent.Error()
 	}
 	return state, errors.Join(err, absent, WriteJSON(b.c.StateFile, state))
+}
+
+// kindOf is the kind of fault in an error; Failed when restic did not say.
+func kindOf(err error) Kind {
+	var fault *Fault
+	if errors.As(err, &fault) {
+		return fault.Kind
+	}
+	return Failed
 }
 
 // Keep copies paths into the repository under a tag of their own, apart from the
