@@ -65,9 +65,24 @@ func TestSamePackages(t *testing.T) {
 	if !slices.Contains(b.mmdebstrap(), "--include="+strings.Join(b.packages, ",")) {
 		t.Errorf("mmdebstrap is called with %q", b.mmdebstrap())
 	}
-	conf := mkosiConf(distro.Release{ID: "debian", Codename: "bookworm"}, []string{"a", "b"})
-	if !strings.Contains(conf, "Release=bookworm\n") || !strings.Contains(conf, "Packages=a\n         b\n") {
+	conf := mkosiConf(distro.Release{ID: "debian", Codename: "bookworm"}, "http://mirror.example/debian", []string{"a", "b"})
+	if !strings.Contains(conf, "Release=bookworm\nLocalMirror=http://mirror.example/debian\n") || !strings.Contains(conf, "Packages=a\n         b\n") {
 		t.Errorf("mkosi.conf:\n%s", conf)
+	}
+}
+
+func TestFirstMirror(t *testing.T) {
+	for text, want := range map[string]string{
+		"# comment\ndeb http://a.example/debian bookworm main\ndeb http://b.example/debian x main\n": "http://a.example/debian",
+		"deb [arch=amd64 signed-by=/x.gpg] http://a.example/debian bookworm main\n":                  "http://a.example/debian",
+		"deb [trusted=yes] http://a.example/debian bookworm main\n":                                  "http://a.example/debian",
+	} {
+		if got, err := firstMirror(text); err != nil || got != want {
+			t.Errorf("firstMirror(%q) = %q, %v, want %q", text, got, err, want)
+		}
+	}
+	if got, err := firstMirror("deb-src http://a.example/debian x main\n"); err == nil {
+		t.Errorf("firstMirror(no binary packages) = %q, want an error", got)
 	}
 }
 

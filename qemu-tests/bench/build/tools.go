@@ -143,22 +143,53 @@ func (b *bench) mkosiRoot(ctx context.Context) error {
 }
 
 // mkosiConfig makes an empty folder with mkosi's own files: a cold run.
-func (b *bench) mkosiConfig(context.Context, int) error {
+func (b *bench) mkosiConfig(ctx context.Context, _ int) error {
 	work := b.path("mkosi", "work")
 	if err := os.RemoveAll(work); err != nil {
 		return err
 	}
+	// mmdebstrap ran before, and wrote down where it took the packages from.
+	sources, err := command.Output(ctx, b.log, "tar", "--extract", "--to-stdout", "--file", b.path("base.tar"), "./etc/apt/sources.list")
+	if err != nil {
+		return err
+	}
+	mirror, err := firstMirror(sources)
+	if err != nil {
+		return err
+	}
 	return errors.Join(
-		put(filepath.Join(work, "mkosi.conf"), mkosiConf(b.release, b.packages)),
+		put(filepath.Join(work, "mkosi.conf"), mkosiConf(b.release, mirror, b.packages)),
 		put(filepath.Join(work, "mkosi.extra", "etc", "bench"), "cold\n"),
-		os.MkdirAll(filepath.Join(work, "cache"), 0o755))
+		os.MkdirAll(filepath.Join(work, "cache"), 0o755),
+		os.MkdirAll(filepath.Join(work, "output"), 0o755))
 }
 
-// mkosiConf asks for the same packages without a boot loader and without docs.
-func mkosiConf(r distro.Release, packages []string) string {
+// firstMirror is the first of a sources.list(5).
+func firstMirror(sources string) (string, error) {
+	for line := range strings.Lines(sources) {
+		if f := strings.Fields(line); len(f) > 2 && f[0] == "deb" {
+			if strings.HasPrefix(f[1], "[") { // options
+				for len(f) > 2 && !strings.HasSuffix(f[1], "]") {
+					f = f[1:]
+				}
+				f = f[1:]
+			}
+			if len(f) > 2 {
+				return f[1], nil
+			}
+		}
+	}
+	return "", fmt.Errorf("no mirror in %q", sources)
+}
+
+// mkosiConf asks for the same packages without a boot loader and without docs. With
+// a local mirror mkosi asks that one alone: by itself it would want the archive of
+// debugging symbols too, which not every mirror has.
+func mkosiConf(r distro.Release, mirror string, packages []string) string {
 	return fmt.Sprintf(`[Distribution]
 Distribution=%s
 Release=%s
+LocalMirror=%s
 
 [Output]
 Format=disk
@@ -173,7 +204,7 @@ Packages=%s
 [Build]
 Incremental=yes
 CacheDirectory=cache
-`, r.ID, r.Codename, strings.Join(packages, "\n         "))
+`, r.ID, r.Codename, mirror, strings.Join(packages, "\n         "))
 }
 
 // mkosi runs in its root, with the working folder mounted there.
@@ -181,6 +212,7 @@ func (b *bench) mkosi() []string {
 	script := `set -eu
 root=$1 work=$2
 mkdir -p "$root/work"
+mount --bind "$root" "$root" # mkosi wants / to be a mount
 mount --bind "$work" "$root/work"
 mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
