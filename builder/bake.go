@@ -75,8 +75,10 @@ type Package struct {
 
 // Baked is what Bake found out.
 type Baked struct {
-	Kernel  string   `json:"kernel"`  // release: "6.1.0-56-cloud-amd64"
-	Modules []string `json:"modules"` // in the initramfs
+	Image   string   `json:"image,omitempty"`   // name
+	Profile string   `json:"profile,omitempty"` // name
+	Kernel  string   `json:"kernel"`            // release: "6.1.0-56-cloud-amd64"
+	Modules []string `json:"modules"`           // in the initramfs
 }
 
 // Bake applies every control to the unpacked packages and makes the initramfs,
@@ -299,6 +301,7 @@ func (b *bake) initramfs(context.Context) error {
 		return err
 	}
 	b.baked = p.Baked
+	b.baked.Image, b.baked.Profile = b.Facts.Name, b.Profile.Name
 	if err := copyFile(filepath.Join(b.Output, kernelFile), filepath.Join(b.tree, "boot", "vmlinuz-"+p.Kernel)); err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ func (b *bake) cached(ctx context.Context, c *cache.Cache, key string, p *packed
 		if err := os.WriteFile(filepath.Join(dir, initrdFile), image, 0o644); err != nil {
 			return err
 		}
-		return writeJSON(filepath.Join(dir, bakedFile), Baked{p.Kernel, modules})
+		return writeJSON(filepath.Join(dir, bakedFile), Baked{Kernel: p.Kernel, Modules: modules})
 	})
 	if err != nil {
 		return err

@@ -169,7 +169,21 @@ func (b *build) manifest(ctx context.Context) error {
 	}
 	b.work = ""
 	b.result = m
+	if err := b.tidy(ctx, baked); err != nil {
+		b.Log.Warn("former systems stay in the cache", "why", err) // the output is there
+	}
 	return nil
+}
+
+// tidy removes from the cache the systems that this one replaces: those of the same
+// image and profile with other inputs, half a gigabyte each. Whoever goes back to
+// former inputs bakes once more.
+func (b *build) tidy(ctx context.Context, now Baked) error {
+	return b.cache.Supersede(ctx, b.baked.Kind, b.baked.Key, func(dir string) bool {
+		var old Baked
+		err := readJSON(filepath.Join(dir, bakedFile), &old)
+		return err == nil && old.Image == now.Image && old.Profile == now.Profile
+	})
 }
 
 // writeSums writes the digests of all files of a folder as sha256sum(1) reads them.

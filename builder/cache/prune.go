@@ -97,6 +97,33 @@ func (c *Cache) Prune(ctx context.Context, since time.Time, most int64) ([]Kept,
 	return removed, nil
 }
 
+// Supersede removes the entries of a kind that the one of a key replaces, as old
+// tells from their folders. While another build uses the cache it removes nothing:
+// the next one will.
+func (c *Cache) Supersede(ctx context.Context, kind, key string, old func(dir string) bool) error {
+	if err := unix.Flock(int(c.use.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil
+		}
+		return fmt.Errorf("cache: %w", err)
+	}
+	defer unix.Flock(int(c.use.Fd()), unix.LOCK_SH)
+	entries, err := os.ReadDir(c.dir)
+	if err != nil {
+		return fmt.Errorf("cache: %w", err)
+	}
+	for _, d := range entries {
+		name := d.Name()
+		if !d.IsDir() || !strings.HasPrefix(name, kind+"-") || name == entryName(kind, key) || !old(filepath.Join(c.dir, name)) {
+			continue
+		}
+		if err := c.drop(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // drop removes an entry; its lock's file is kept for whoever has it open. First it
 // loses its name, so that a half removed entry is never taken for one.
 func (c *Cache) drop(ctx context.Context, name string) error {

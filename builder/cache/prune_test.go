@@ -123,3 +123,42 @@ func TestPruneWaitsForNoBuild(t *testing.T) {
 		t.Errorf("Prune() = %v, %v, want all three", kinds(removed), err)
 	}
 }
+
+// The entry of another key goes if it is said to be old, unless another build might
+// be reading it.
+func TestSupersede(t *testing.T) {
+	c := open(t)
+	for _, e := range []struct {
+		kind string
+		key  int
+	}{{"x", 1}, {"x", 2}, {"x", 3}, {"y", 1}} {
+		if _, _, err := c.Get(t.Context(), e.kind, key(t, e.key), false, fill("one")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := func(kind string, k int) bool {
+		_, err := Peek(c.dir, kind, key(t, k))
+		return err == nil
+	}
+	kept := entryName("x", key(t, 3))
+	old := func(dir string) bool { return filepath.Base(dir) != kept }
+	other, err := Open(c.dir, c.log, c.remove)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Supersede(t.Context(), "x", key(t, 2), old); err != nil || !there("x", 1) {
+		t.Errorf("while another build uses the cache: %v, entry there %v, want it kept", err, there("x", 1))
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Supersede(t.Context(), "x", key(t, 2), old); err != nil {
+		t.Fatal(err)
+	}
+	if there("x", 1) || !there("x", 2) || !there("x", 3) || !there("y", 1) {
+		t.Errorf("there are x1 %v, x2 %v, x3 %v, y1 %v, want all but x1", there("x", 1), there("x", 2), there("x", 3), there("y", 1))
+	}
+	if _, err := Open(c.dir, c.log, c.remove); err != nil {
+		t.Errorf("the cache is still locked: %v", err)
+	}
+}

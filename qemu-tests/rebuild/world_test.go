@@ -61,12 +61,13 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
 
-// profile writes a profile that differs from every other one by its description,
+// profile writes a profile that differs from every other one by its name,
 // so that nothing but packages, tree and initramfs is in the cache for it.
 func (w *world) profile(what string) string {
 	w.t.Helper()
-	name := w.path(strings.ReplaceAll(what, " ", "-") + ".yaml")
-	text := fmt.Sprintf("name: clinic\ndescription: %s\nextends: hipaa\n", what)
+	id := strings.ReplaceAll(what, " ", "-")
+	name := w.path(id + ".yaml")
+	text := fmt.Sprintf("name: %s\ndescription: %s\nextends: hipaa\n", id, what)
 	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
 		w.t.Fatal(err)
 	}
