@@ -1,5 +1,6 @@
 // Package rebuild shows that an image can be made again: from its lock, in
-// another folder, from another cache, without a network, with the same bytes.
+// another folder, from another cache, without a network, without root, after the
+// cache was damaged or builds were killed, with the same bytes. It starts no machine.
 package rebuild
 
 import (
