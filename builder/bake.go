@@ -69,6 +69,9 @@ type Package struct {
 	Version string `json:"version"`
 	Arch    string `json:"arch"`
 	Source  string `json:"source"` // name of the source package
+	// SourceVersion is the version of the source package; a rebuild of it for one
+	// architecture has another version ("+b1").
+	SourceVersion string `json:"source_version"`
 	// Licences as its copyright file calls them; empty: nobody told a program.
 	Licences []string `json:"licences,omitempty"`
 }
@@ -269,21 +272,21 @@ func (b *bake) wardctl(context.Context) error {
 
 // packages writes down what the distribution's database has.
 func (b *bake) packages(ctx context.Context) error {
-	out, err := b.run(ctx, "dpkg-query", "--show", "--showformat=${Package}\t${Version}\t${Architecture}\t${source:Package}\n")
+	out, err := b.run(ctx, "dpkg-query", "--show", "--showformat=${Package}\t${Version}\t${Architecture}\t${source:Package}\t${source:Version}\n")
 	if err != nil {
 		return err
 	}
 	var all []Package
 	for line := range strings.Lines(out) {
 		f := strings.Split(strings.TrimRight(line, "\n"), "\t")
-		if len(f) != 4 {
+		if len(f) != 5 {
 			return fmt.Errorf("dpkg-query: cannot read %q", line)
 		}
 		names, err := licences(b.root, f[0])
 		if err != nil {
 			return err
 		}
-		all = append(all, Package{f[0], f[1], f[2], f[3], names})
+		all = append(all, Package{f[0], f[1], f[2], f[3], f[4], names})
 	}
 	if len(all) == 0 {
 		return errors.New("dpkg-query: no package is installed")

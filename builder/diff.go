@@ -149,9 +149,16 @@ func flatten(into map[string]string, path string, value any) {
 	}
 }
 
-func readPackages(dir string) (map[string]string, error) {
+// Packages are those that an output folder says are in its image.
+func Packages(dir string) ([]Package, error) {
 	var list []Package
-	if err := readJSON(filepath.Join(dir, packagesFile), &list); err != nil {
+	err := readJSON(filepath.Join(dir, packagesFile), &list)
+	return list, err
+}
+
+func readPackages(dir string) (map[string]string, error) {
+	list, err := Packages(dir)
+	if err != nil {
 		return nil, err
 	}
 	packages := map[string]string{}

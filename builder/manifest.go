@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ward/builder/cache"
+	"ward/images/distro"
 )
 
 // ManifestVersion is the version of the manifest's form; a reader refuses another.
@@ -68,6 +69,20 @@ func ReadManifest(dir string) (*Manifest, error) {
 		return nil, fmt.Errorf("%s: version %d, want %d", name, m.Version, ManifestVersion)
 	}
 	return m, nil
+}
+
+// Release is the release that the image is of.
+func (m *Manifest) Release() (distro.Release, error) {
+	var in struct {
+		Image struct {
+			Distro  string `json:"distro"`
+			Release string `json:"release"`
+		} `json:"image"`
+	}
+	if err := json.Unmarshal(m.Inputs, &in); err != nil {
+		return distro.Release{}, fmt.Errorf("%s: inputs: %w", manifestFile, err)
+	}
+	return distro.Find(in.Image.Distro, in.Image.Release)
 }
 
 // unchanged returns what is no longer as it was built. A file with its size and

@@ -43,7 +43,7 @@ are baked; the machine file and the key stay outside and come at boot.`,
 			p.level.Set(slog.LevelDebug)
 		}
 	}
-	root.AddCommand(p.build(), p.verify(), p.push(), p.pull(), p.diff(), p.plan(), p.lock(), p.store(), p.cache(), p.inside(), p.list(), p.machine(), p.key(), p.pxe(), p.run(), p.test(), p.evidence(), p.schema(), p.doctor(), p.man(), p.version())
+	root.AddCommand(p.build(), p.verify(), p.push(), p.pull(), p.diff(), p.vulnerabilities(), p.plan(), p.lock(), p.store(), p.cache(), p.inside(), p.list(), p.machine(), p.key(), p.pxe(), p.run(), p.test(), p.evidence(), p.schema(), p.doctor(), p.man(), p.version())
 	return root
 }
 
