@@ -88,6 +88,14 @@ func MakeLock(ctx context.Context, o Options) (*lock.Lock, error) {
 	if err := b.run(ctx, []Step{{"inputs", b.hashInputs}, {"packages", b.packages}}); err != nil {
 		return nil, err
 	}
+	if b.cachedBase {
+		if err := b.base.Verify(baseFile); err != nil {
+			b.Log.Warn("cached packages are damaged and are made again", "why", err)
+			if err := b.refetch(ctx); err != nil {
+				return nil, err
+			}
+		}
+	}
 	in := b.inputs.Packages
 	l := &lock.Lock{
 		Version: lock.Version, Image: o.Image.Name, Release: b.release.Name(), Arch: in.Arch, Made: b.made, Tool: in.Tool, Wanted: in.Packages,
