@@ -28,25 +28,42 @@ func TestKillAnywhere(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	r := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
-	published := 0
-	for range 50 {
+	out := filepath.Join(dir, "out", "image")
+	start := func() *exec.Cmd {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
 		cmd.Env = append(os.Environ(), "WARD_KILLED="+dir)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(20+r.IntN(80)) * time.Millisecond)
+		return cmd
+	}
+	kill := func(cmd *exec.Cmd) {
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatalf("it ended by itself: %v", err)
 		}
 		cmd.Wait()
-		out := filepath.Join(dir, "out", "image")
-		if _, err := os.Stat(out); errors.Is(err, os.ErrNotExist) {
-			continue // killed before the first one
+	}
+	// How long a process takes for its first output, on this machine now.
+	begun := time.Now()
+	first := start()
+	for {
+		if _, err := os.Stat(out); err == nil {
+			break
 		}
-		published++
+		if time.Since(begun) > time.Minute {
+			kill(first)
+			t.Fatal("no output within a minute")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	whole := time.Since(begun)
+	kill(first)
+	for range 50 {
+		cmd := start()
+		time.Sleep(time.Duration(r.Int64N(int64(2 * whole))))
+		kill(cmd)
 		if _, _, err := VerifyOutput(t.Context(), out, nil); err != nil {
-			t.Fatalf("after %d outputs: %v", published, err)
+			t.Fatal(err)
 		}
 		entries, err := filepath.Glob(filepath.Join(dir, "cache", "step-*", "entry.json"))
 		if err != nil {
@@ -57,9 +74,6 @@ func TestKillAnywhere(t *testing.T) {
 				t.Errorf("half an entry: %v", err)
 			}
 		}
-	}
-	if published == 0 {
-		t.Fatal("every process was killed before it published anything")
 	}
 	// The next one removes what is left.
 	if err := killable(t.Context(), dir, 1); err != nil {

@@ -49,7 +49,7 @@ func TestRootless(t *testing.T) {
 		run(t, "cp", "--archive", "--reflink=auto", filepath.Dir(e), home+"/cache/")
 	}
 	run(t, "chown", "-R", id+":"+id, home)
-	for dir := w.dir; dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+	for dir := w.dir; dir != filepath.Clean(os.TempDir()) && dir != "/"; dir = filepath.Dir(dir) {
 		run(t, "chmod", "a+x", dir)
 	}
 	// The programs, where the user may read them.
