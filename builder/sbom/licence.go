@@ -38,6 +38,9 @@ var names = map[string]string{
 // gnu are the licences of the GNU project in the ways that people write them.
 var gnu = regexp.MustCompile(`^(?i)(A?GPL|LGPL)-?v?([1-3])(\.[01])?(\+|-only|-or-later)?$`)
 
+// gnuVersions are those that there are: copyright files also speak of others.
+var gnuVersions = map[string]string{"GPL": "1.0 2.0 3.0", "LGPL": "2.0 2.1 3.0", "AGPL": "1.0 3.0"}
+
 // spdxName is SPDX's name of one licence, or "" when there is none that is sure.
 func spdxName(name string) string {
 	if id := names[strings.ToLower(name)]; id != "" {
@@ -51,11 +54,15 @@ func spdxName(name string) string {
 	if minor == "" {
 		minor = ".0"
 	}
+	kind, number := strings.ToUpper(m[1]), m[2]+minor
+	if !strings.Contains(gnuVersions[kind], number) {
+		return ""
+	}
 	later := "-only"
 	if m[4] == "+" || m[4] == "-or-later" {
 		later = "-or-later"
 	}
-	return strings.ToUpper(m[1]) + "-" + m[2] + minor + later
+	return kind + "-" + number + later
 }
 
 // short is a name that a copyright file gives to a licence, not the licence itself.

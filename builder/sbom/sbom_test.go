@@ -134,6 +134,8 @@ func TestExpression(t *testing.T) {
 		"LGPL-2.1+":                       "LGPL-2.1-or-later",
 		"GPL-2.0+":                        "GPL-2.0-or-later",
 		"AGPL-3":                          "AGPL-3.0-only",
+		"GPL-2.1+":                        "LicenseRef-Debian-GPL-2.1-or-later",
+		"LGPL-1":                          "LicenseRef-Debian-LGPL-1",
 		"Expat":                           "MIT",
 		"GPL-1+ or Artistic":              "(GPL-1.0-or-later OR LicenseRef-Debian-Artistic)",
 		"Expat and BSD-3-clause":          "(BSD-3-Clause AND MIT)",
