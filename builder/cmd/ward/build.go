@@ -125,7 +125,7 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 	f.StringVar(&locked, "locked", "", "lock file: build from exactly its packages")
 	f.BoolVar(&o.Offline, "offline", false, "with --locked: use the package store alone, no network")
 	f.BoolVar(&asJSON, "json", false, "print what happens as JSON, an object a line, for other programs")
-	f.StringVar(&sign, "sign", "", "secret key that signs the provenance: of minisign without a password, or ECDSA P-256 in PEM, whose signature cosign checks too")
+	f.StringVar(&sign, "sign", "", "secret key that signs the provenance: of minisign without a password, or ECDSA P-256 in PEM, which signs a DSSE envelope as cosign does")
 	f.StringVar(&o.EmbedKey, "embed-key", "", "for laboratories: key file to put into the image, for the key source embedded")
 	f.BoolVar(&o.Check, "check", false, "read the whole output before it is taken for up to date; without it sizes and times are compared")
 	f.BoolVar(&o.Update, "update", false, "ask the mirror again even if the packages are in the cache")
