@@ -56,6 +56,9 @@ func (b *build) resolved() []provenance.Resource {
 	if b.inputs.EmbedKey != "" {
 		all = append(all, provenance.Resource{Name: "embedded key", Digest: sha(b.inputs.EmbedKey)})
 	}
+	if b.inputs.SecureBoot != "" { // of its DER form, as firmware and openssl x509 -fingerprint tell it
+		all = append(all, provenance.Resource{Name: "secure boot certificate", Digest: sha(b.inputs.SecureBoot)})
+	}
 	if b.Lock == nil {
 		// Its digest is ward's own: of names, owners, modes and contents.
 		return append(all, provenance.Resource{Name: "packages", Digest: map[string]string{"wardTree": b.treeSum}})

@@ -45,10 +45,11 @@ type BakeSpec struct {
 	RootUUID string               `json:"root_uuid"`           // of the file system
 	Sources  string               `json:"sources"`             // sources.list(5) to write; empty: what is there is right
 	Fstab    string               `json:"fstab"`
-	Epoch    int64                `json:"epoch"` // SOURCE_DATE_EPOCH, seconds
-	Tar      bool                 `json:"tar"`   // the tree as a tar as well
-	Cache    string               `json:"cache"` // folder of the cache, for the initramfs
-	Code     string               `json:"code"`  // sha256 of ward, whose code makes it
+	Epoch    int64                `json:"epoch"`          // SOURCE_DATE_EPOCH, seconds
+	Tar      bool                 `json:"tar"`            // the tree as a tar as well
+	Cache    string               `json:"cache"`          // folder of the cache, for the initramfs
+	Code     string               `json:"code"`           // sha256 of ward, whose code makes it
+	Hold     string               `json:"hold,omitempty"` // package that is not to be updated on the machine; empty: none
 }
 
 // What Bake leaves in BakeSpec.Output.
@@ -99,6 +100,7 @@ func Bake(ctx context.Context, log *slog.Logger, s BakeSpec, note func(string)) 
 		{"system", b.system},
 		{"controls", b.controls},
 		{"wardctl", b.wardctl},
+		{"hold", b.hold},
 		{"packages", b.packages},
 		{"initramfs", b.initramfs},
 		{"boot", b.boot},
@@ -268,6 +270,18 @@ func (b *bake) wardctl(context.Context) error {
 	facts := b.Facts
 	facts.Init, facts.Modules = b.Config, b.Modules
 	return firstboot.Install(b.root, binary, b.Profile, facts)
+}
+
+// hold keeps the package manager from an update that the machine could not start.
+func (b *bake) hold(ctx context.Context) error {
+	if b.Hold == "" {
+		return nil
+	}
+	out, err := b.run(ctx, "apt-mark", "hold", b.Hold)
+	if err == nil && !strings.Contains(out, b.Hold+" set on hold") {
+		err = fmt.Errorf("apt-mark hold %s says %q", b.Hold, out)
+	}
+	return err
 }
 
 // packages writes down what the distribution's database has.

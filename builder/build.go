@@ -372,11 +372,11 @@ func (b *build) bakeSystem(ctx context.Context, fresh bool) error {
 	e, hit, err := b.cache.Get(ctx, "system", b.digest, fresh, func(ctx context.Context, dir string) error {
 		return b.inside(ctx, Inside{Bake: &BakeSpec{
 			Unpacked: b.unpacked.Dir, Output: dir,
-			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version, RootShare: b.Image.Disk.RootShare},
+			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version, RootShare: b.Image.Disk.RootShare, SecureBoot: b.inputs.SecureBoot},
 			Config: b.initConfig(), Profile: b.Profile, Modules: b.Image.Modules, Cmdline: b.cmdline(),
 			Wardctl: b.Binaries.Wardctl, Init: b.init(), EmbedKey: b.EmbedKey,
 			RootSize: b.Image.Disk.Root.Bytes(), RootUUID: b.id("root file system"), Fstab: b.fstab(), Sources: b.sources(), Epoch: b.epoch(),
-			Tar: slices.Contains(b.Image.Formats, "tar"), Cache: b.Cache, Code: b.inputs.Binaries["ward"],
+			Tar: slices.Contains(b.Image.Formats, "tar"), Cache: b.Cache, Code: b.inputs.Binaries["ward"], Hold: b.held(),
 		}})
 	})
 	if err != nil {
@@ -412,10 +412,15 @@ func (b *build) disk(ctx context.Context) error {
 	if err := os.Setenv("SOURCE_DATE_EPOCH", strconv.FormatInt(b.epoch(), 10)); err != nil { // mtools and go-diskfs read it
 		return err
 	}
+	started, remove, err := b.started()
+	if err != nil {
+		return err
+	}
+	defer remove()
 	// The first kernel has no counter: there is none to fall back to.
 	files := map[string]string{
-		"/EFI/BOOT/BOOTX64.EFI":                        b.baked.Path(loaderFile),
-		"/" + loader.UKI{Version: baked.Kernel}.Path(): b.baked.Path(ukiFile),
+		"/EFI/BOOT/BOOTX64.EFI":                        started[loaderFile],
+		"/" + loader.UKI{Version: baked.Kernel}.Path(): started[ukiFile],
 		"/loader/loader.conf":                          conf,
 	}
 	var sector string

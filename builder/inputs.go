@@ -22,7 +22,9 @@ type Inputs struct {
 	Binaries map[string]string `json:"binaries"`            // name -> sha256
 	Tools    map[string]string `json:"tools"`               // name -> version
 	EmbedKey string            `json:"embed_key,omitempty"` // sha256 of the key in the image
-	Made     string            `json:"made"`                // when the packages were fetched, RFC 3339
+	// SecureBoot is the SHA-256 of the certificate whose key has signed UKI and boot loader.
+	SecureBoot string `json:"secure_boot,omitempty"`
+	Made       string `json:"made"` // when the packages were fetched, RFC 3339
 }
 
 // baseInputs decide what the tree of packages is.
@@ -80,6 +82,9 @@ func (b *build) hashInputs(ctx context.Context) error {
 		if b.inputs.EmbedKey, err = cache.Sum(b.EmbedKey); err != nil {
 			return err
 		}
+	}
+	if b.SecureBoot != nil {
+		b.inputs.SecureBoot = b.SecureBoot.Fingerprint()
 	}
 	return b.hashPrograms(ctx)
 }

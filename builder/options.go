@@ -10,6 +10,7 @@ import (
 
 	"ward/builder/lock"
 	"ward/builder/provenance"
+	"ward/builder/secureboot"
 	"ward/images"
 	"ward/profiles"
 )
@@ -27,10 +28,12 @@ type Options struct {
 	Offline  bool              // with Lock: use the store alone
 	EmbedKey string            // key file of the PHI volume to put into the image: for laboratories; empty: none
 	Sign     provenance.Signer // signs the provenance; nil: nobody does
-	Version  string            // of ward
-	Binaries Binaries
-	Log      *slog.Logger
-	Events   func(Event) // called from one goroutine at a time
+	// SecureBoot signs what the firmware starts; nil: nothing is signed.
+	SecureBoot *secureboot.Signer
+	Version    string // of ward
+	Binaries   Binaries
+	Log        *slog.Logger
+	Events     func(Event) // called from one goroutine at a time
 }
 
 // Binaries are ward's own programs: the two that go into the image, and the one

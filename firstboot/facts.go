@@ -27,6 +27,10 @@ type ImageFacts struct {
 	// percent, on the first boot; PHI gets the rest, and all that comes later.
 	RootShare int `json:"root_share,omitempty"`
 
+	// SecureBoot is the SHA-256 of the certificate whose key has signed what the
+	// firmware starts; empty: nothing is signed. The key is not on the machine.
+	SecureBoot string `json:"secure_boot,omitempty"`
+
 	// Init is what init was told at build time. wardctl finds its key sources in
 	// it when it formats the blank volume, and needs it to make a new initramfs.
 	Init handoff.Config `json:"-"`

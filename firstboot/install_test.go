@@ -52,6 +52,7 @@ func tree(t *testing.T, dir string) string {
 
 const installed = `-rwxr-xr-x etc/kernel/postinst.d/zz-ward
 -rwxr-xr-x etc/kernel/postrm.d/zz-ward
+-rwxr-xr-x etc/kernel/preinst.d/zz-ward
 Lrwxrwxrwx etc/systemd/system/multi-user.target.wants/ward-apply.service -> /usr/lib/systemd/system/ward-apply.service
 Lrwxrwxrwx etc/systemd/system/multi-user.target.wants/ward-kernel-good.service -> /usr/lib/systemd/system/ward-kernel-good.service
 Lrwxrwxrwx etc/systemd/system/multi-user.target.wants/ward-reencrypt.service -> /usr/lib/systemd/system/ward-reencrypt.service

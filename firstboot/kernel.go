@@ -35,8 +35,8 @@ var kernelVersion = regexp.MustCompile(`^[0-9][A-Za-z0-9._+~-]{0,100}$`)
 // not finish a boot gives way to the one before. The UKI of the running kernel
 // stays, also where this one has the same version.
 func (m *Machine) UpdateKernel(ctx context.Context, version string) error {
-	if !kernelVersion.MatchString(version) {
-		return fmt.Errorf("kernel version %q: not one", version)
+	if err := m.CheckKernel(version); err != nil {
+		return err
 	}
 	parts, err := m.kernelParts(version)
 	if err != nil {
@@ -345,6 +345,7 @@ func writeESP(esp *os.Root, name string, b []byte) error {
 // rpm: kernel-install(8) runs its plugins with add|remove VERSION.
 var kernelHooks = map[string]map[string]string{
 	"deb": {
+		"etc/kernel/preinst.d/zz-ward":  "#!/bin/sh\n# Refuses a kernel that the machine could not start, before its package is unpacked.\nexec /usr/sbin/wardctl initramfs --check \"$1\" >&2\n",
 		"etc/kernel/postinst.d/zz-ward": "#!/bin/sh\n# Makes the kernel that was just installed bootable.\nexec /usr/sbin/wardctl initramfs \"$1\" >&2\n",
 		"etc/kernel/postrm.d/zz-ward":   "#!/bin/sh\n# Takes away what starts a kernel that was just removed.\nexec /usr/sbin/wardctl initramfs --remove \"$1\" >&2\n",
 	},

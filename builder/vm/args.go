@@ -31,7 +31,15 @@ func args(c Config, w wiring) []string {
 	a := []string{"-nodefaults", "-no-user-config", "-display", "none", "-name", "ward", "-rtc", "base=utc"}
 	add := func(flag, format string, v ...any) { a = append(a, flag, fmt.Sprintf(format, v...)) }
 
-	add("-machine", "q35")
+	if c.SecureBoot != "" {
+		// Only code in the system management mode may write the variables; OVMF that is
+		// built for it does not wake from S3 (edk2, OvmfPkg/README).
+		add("-machine", "q35,smm=on")
+		add("-global", "driver=cfi.pflash01,property=secure,value=on")
+		add("-global", "ICH9-LPC.disable_s3=1")
+	} else {
+		add("-machine", "q35")
+	}
 	a = append(a, accelArgs(w.accel)...)
 	add("-smp", "%d", c.CPUs)
 	add("-m", "%d", c.MemoryMB)

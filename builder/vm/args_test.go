@@ -24,6 +24,7 @@ func TestArgs(t *testing.T) {
 		{"disks", Config{Firmware: "bios", Bus: "scsi", Key: "/k/key.img", KeyBus: "usb", Capture: "/c/net.pcap", CPUs: 4, MemoryMB: 512, SSHPort: 2222,
 			Disks: []Disk{{File: "/d/1", Format: "raw", Bus: "nvme"}, {File: "/d/2", Format: "qcow2", Bus: "scsi", Serial: "s,1", ReadOnly: true}}},
 			wiring{accel: "tcg", disk: "/s/disk.qcow2", tpm: "/s/tpm/socket"}},
+		{"secureboot", Config{Image: "x", SecureBoot: "/k/keys"}, wiring{accel: "tcg", disk: "/s/disk.qcow2", code: "/f/code.fd", vars: "/s/vars.qcow2"}},
 		{"terminal", Config{Firmware: "bios", ConsoleLog: "/c/console.log"}, wiring{accel: "tcg", disk: "/s/disk.qcow2", terminal: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

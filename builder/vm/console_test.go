@@ -172,14 +172,14 @@ func TestHostPort(t *testing.T) {
 
 func TestFindFirmware(t *testing.T) {
 	for _, f := range firmware {
-		code, vars, err := findFirmware(func(name string) bool { return name == f.code || name == f.vars })
+		code, vars, err := findFirmware(firmware, func(name string) bool { return name == f.code || name == f.vars })
 		if code != f.code || vars != f.vars || err != nil {
-			t.Errorf("findFirmware() = %s, %s, %v, want %s, %s", code, vars, err, f.code, f.vars)
+			t.Errorf("findFirmware = %s, %s, %v, want %s, %s", code, vars, err, f.code, f.vars)
 		}
 	}
 	// Code without variables is none.
-	_, _, err := findFirmware(func(name string) bool { return name == firmware[0].code })
+	_, _, err := findFirmware(firmware, func(name string) bool { return name == firmware[0].code })
 	if err == nil || !strings.Contains(err.Error(), "hint:") || !strings.Contains(err.Error(), "ovmf") {
-		t.Errorf("findFirmware() = %v, want the packages", err)
+		t.Errorf("findFirmware = %v, want the packages", err)
 	}
 }

@@ -7,19 +7,29 @@ import (
 	"strings"
 )
 
-// firmware is where distributions keep a UEFI that was built without Secure
-// Boot, and the variables that go with it; of both the raw 4 MiB form.
-var firmware = []struct{ code, vars, by string }{
+// uefi is where a distribution keeps a UEFI and the variables that go with it.
+type uefi struct{ code, vars, by string }
+
+// firmware was built without Secure Boot; the raw 4 MiB form.
+var firmware = []uefi{
 	{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd", "Debian, Ubuntu: ovmf"},
 	{"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd", "Fedora, Rocky: edk2-ovmf"},
 	{"/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd", "Arch: edk2-ovmf"},
 	{"/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd", "Debian before 12: ovmf"},
 }
 
-// findFirmware returns the first UEFI whose two files are there.
-func findFirmware(exists func(string) bool) (code, vars string, err error) {
+// secureFirmware was built with Secure Boot, and with its variables behind the
+// system management mode; the variables are those without any key.
+var secureFirmware = []uefi{
+	{"/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd", "Debian, Ubuntu: ovmf"},
+	{"/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd", "Fedora, Rocky: edk2-ovmf"},
+	{"/usr/share/edk2/x64/OVMF_CODE.secboot.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd", "Arch: edk2-ovmf"},
+}
+
+// findFirmware returns the first UEFI of a list whose two files are there.
+func findFirmware(list []uefi, exists func(string) bool) (code, vars string, err error) {
 	var packages []string
-	for _, f := range firmware {
+	for _, f := range list {
 		if exists(f.code) && exists(f.vars) {
 			return f.code, f.vars, nil
 		}
@@ -40,7 +50,7 @@ func Missing() error {
 			faults = append(faults, fmt.Errorf("%s is not installed\nhint: install the package %s", p.name, p.by))
 		}
 	}
-	if _, _, err := findFirmware(isFile); err != nil {
+	if _, _, err := findFirmware(firmware, isFile); err != nil {
 		faults = append(faults, err)
 	}
 	return errors.Join(faults...)

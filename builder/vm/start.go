@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"ward/builder/command"
+	"ward/builder/secureboot"
 )
 
 func (m *VM) start(ctx context.Context) error {
@@ -148,9 +149,18 @@ func (m *VM) prepare(ctx context.Context) (wiring, error) {
 		}
 	}
 	if m.cfg.Firmware == "uefi" {
-		code, vars, err := findFirmware(isFile)
+		list := firmware
+		if m.cfg.SecureBoot != "" {
+			list = secureFirmware
+		}
+		code, vars, err := findFirmware(list, isFile)
 		if err != nil {
 			return w, err
+		}
+		if m.cfg.SecureBoot != "" {
+			if vars, err = m.enrolled(vars); err != nil {
+				return w, err
+			}
 		}
 		// qcow2, because a snapshot of the machine needs it of every writable disk.
 		w.code, w.vars = code, filepath.Join(m.dir, "vars.qcow2")
@@ -166,6 +176,19 @@ func (m *VM) prepare(ctx context.Context) (wiring, error) {
 		w.tpm = socket
 	}
 	return w, nil
+}
+
+// enrolled writes variables with the keys of the machine's firmware.
+func (m *VM) enrolled(empty string) (string, error) {
+	vars, err := os.ReadFile(empty)
+	if err != nil {
+		return "", err
+	}
+	if vars, err = secureboot.Enrol(vars, m.cfg.SecureBoot); err != nil {
+		return "", fmt.Errorf("%s: %w", empty, err)
+	}
+	name := filepath.Join(m.dir, "vars.fd")
+	return name, os.WriteFile(name, vars, 0o600)
 }
 
 // overlay makes a qcow2 file that takes the writes meant for image. One that is

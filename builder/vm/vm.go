@@ -44,9 +44,13 @@ type Config struct {
 
 	// Firmware is "uefi" (default), "bios", or "direct" (Kernel and Initrd).
 	Firmware string
-	Kernel   string // direct
-	Initrd   string // direct
-	Append   string // direct: kernel command line
+	// SecureBoot is a folder of `ward key secure-boot` whose keys the firmware has, with
+	// Secure Boot on; uefi only. Empty: a firmware without it.
+	SecureBoot string
+
+	Kernel string // direct
+	Initrd string // direct
+	Append string // direct: kernel command line
 
 	Ignition string // file given as fw_cfg opt/com.coreos/config; empty: none
 	Key      string // image of the key device, attached read-only; empty: none
@@ -173,6 +177,9 @@ func (c Config) validate() error {
 	oneOf("accelerator", c.Accel, "", "kvm", "tcg")
 	if (c.Firmware == "direct") != (c.Kernel != "") {
 		faults = append(faults, errors.New("kernel: goes with firmware \"direct\", and the other way round"))
+	}
+	if c.SecureBoot != "" && c.Firmware != "uefi" {
+		faults = append(faults, errors.New("secure boot: goes with firmware \"uefi\" alone"))
 	}
 	files := []string{c.Image, c.Kernel, c.Initrd, c.Ignition, c.Key}
 	for i, d := range c.Disks {

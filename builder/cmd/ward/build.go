@@ -15,6 +15,7 @@ import (
 	"ward/builder/lock"
 	"ward/builder/provenance"
 	"ward/builder/registry"
+	"ward/builder/secureboot"
 	"ward/images"
 	"ward/images/strict"
 	"ward/profiles"
@@ -43,7 +44,7 @@ func shown(kind, nameOrPath string) string {
 // build is ward build.
 func (p *program) build() *cobra.Command {
 	var o builder.Options
-	var profile, locked, sign string
+	var profile, locked, sign, bootKey, bootCert string
 	var caches []string
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -60,7 +61,8 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
   ward build ./clinic-image.yaml --update
   ward build debian-12 --locked debian-12.lock --offline
   ward build debian-12 --sign keys/sign.key
-  ward build debian-12 --cache oci://registry.example.org/ward/cache`,
+  ward build debian-12 --cache oci://registry.example.org/ward/cache
+  ward build debian-12 --secure-boot-key keys/db.key --secure-boot-cert keys/db.pem`,
 		Args:              args(1, 1),
 		ValidArgsFunction: cobra.FixedCompletions(imageNames(), cobra.ShellCompDirectiveDefault),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -73,6 +75,14 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 			}
 			if locked != "" {
 				if o.Lock, err = lock.Read(locked); err != nil {
+					return err
+				}
+			}
+			if (bootKey == "") != (bootCert == "") {
+				return usage("ward build: --secure-boot-key and --secure-boot-cert go together")
+			}
+			if bootKey != "" {
+				if o.SecureBoot, err = secureboot.Open(bootKey, bootCert); err != nil {
 					return err
 				}
 			}
@@ -128,6 +138,8 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 	f.StringVar(&sign, "sign", "", "secret key that signs the provenance: of minisign without a password, or ECDSA P-256 in PEM, which signs a DSSE envelope as cosign does")
 	f.StringVar(&o.EmbedKey, "embed-key", "", "for laboratories: key file to put into the image, for the key source embedded")
 	f.BoolVar(&o.Check, "check", false, "read the whole output before it is taken for up to date; without it sizes and times are compared")
+	f.StringVar(&bootKey, "secure-boot-key", "", "private key (RSA, PEM) that signs boot loader and kernel image for Secure Boot")
+	f.StringVar(&bootCert, "secure-boot-cert", "", "its certificate (PEM), which the firmware has in db")
 	f.BoolVar(&o.Update, "update", false, "ask the mirror again even if the packages are in the cache")
 	return cmd
 }

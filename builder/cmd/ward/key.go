@@ -60,6 +60,6 @@ each volume, a file VOLUME.key of 64 random bytes, mode 0400. The image has mode
 	}
 	make.Flags().StringSliceVar(&volumes, "volume", []string{defaultVolume}, "volume to make a key for; may be given again")
 	check.Flags().StringSliceVar(&checked, "volume", []string{defaultVolume}, "volume whose key must be there; may be given again")
-	cmd.AddCommand(make, check, p.keyRecover(), p.keyPXE())
+	cmd.AddCommand(make, check, p.keyRecover(), p.keyPXE(), p.keySecureBoot())
 	return cmd
 }

@@ -60,6 +60,7 @@ an account on it.`,
 	f.IntVar(&cfg.SSHPort, "ssh-port", 0, "port on 127.0.0.1 that reaches the machine's SSH (default any free one)")
 	f.StringVar(&cfg.State, "state", "", "folder that keeps what the machine writes")
 	f.StringVar(&cfg.Firmware, "firmware", "", "uefi (default) or bios")
+	f.StringVar(&cfg.SecureBoot, "secure-boot", "", "folder of ward key secure-boot: the firmware has its keys and starts only what they signed")
 	f.IntVar(&cfg.CPUs, "cpus", 2, "processors")
 	f.IntVar(&cfg.MemoryMB, "memory", 2048, "MiB of memory")
 	f.BoolVar(&cfg.TPM, "tpm", false, "with a TPM 2.0")

@@ -289,14 +289,18 @@ func statusCommand(open opener) *cobra.Command {
 }
 
 func initramfsCommand(open opener) *cobra.Command {
-	var remove, good bool
+	var remove, good, check bool
 	c := &cobra.Command{
 		Use:   "initramfs VERSION",
 		Short: "make an installed kernel bootable (the package manager's hooks call it)",
 		Long: `initramfs makes ward's initramfs for the installed kernel VERSION, joins both with
 the kernel line to a unified kernel image, and puts it on the EFI system
 partition. The running kernel stays bootable, and is started again when the new one
-does not finish a boot in three tries.`,
+does not finish a boot in three tries.
+
+Where Secure Boot is on the firmware starts only what is signed, and the key is not on
+the machine: a new kernel is refused, before its package is unpacked, and comes with a
+new image.`,
 		Example: "  wardctl initramfs $(uname -r)",
 		Args: func(c *cobra.Command, args []string) error {
 			if good {
@@ -313,6 +317,9 @@ does not finish a boot in three tries.`,
 			if good {
 				return m.KernelIsGood(c.Context())
 			}
+			if check {
+				return m.CheckKernel(args[0])
+			}
 			if remove {
 				return m.RemoveKernel(c.Context(), args[0])
 			}
@@ -321,6 +328,7 @@ does not finish a boot in three tries.`,
 	}
 	c.Flags().BoolVar(&remove, "remove", false, "take the kernel's image away instead")
 	c.Flags().BoolVar(&good, "good", false, "the running kernel has finished a boot: count no longer (ward-kernel-good.service)")
-	c.MarkFlagsMutuallyExclusive("remove", "good")
+	c.Flags().BoolVar(&check, "check", false, "only tell whether the machine could make that kernel bootable")
+	c.MarkFlagsMutuallyExclusive("remove", "good", "check")
 	return c
 }

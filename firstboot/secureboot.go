@@ -1,0 +1,50 @@
+package firstboot
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+)
+
+const (
+	efiDir = "sys/firmware/efi"
+	// secureBootPath is UEFI's variable SecureBoot (UEFI 2.10, 3.3), as efivarfs shows it.
+	secureBootPath = efiDir + "/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+)
+
+// secureBoot tells whether the firmware starts only what is signed.
+func (m *Machine) secureBoot() (bool, error) {
+	data, err := m.root.ReadFile(secureBootPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		// A BIOS, or a UEFI that never heard of it. On an image that is signed the
+		// variable must be there: to take its absence for a no could end a machine.
+		if _, e := m.root.Stat(efiDir); e == nil && m.facts.Image.SecureBoot != "" {
+			return false, fmt.Errorf("/%s is not there, and the image is signed", secureBootPath)
+		}
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	if len(data) != 5 { // four bytes of attributes
+		return false, fmt.Errorf("/%s has %d bytes, want 5", secureBootPath, len(data))
+	}
+	return data[4] == 1, nil
+}
+
+// CheckKernel tells whether the machine could make a kernel bootable: where the
+// firmware wants a signature it cannot, as the key is not on the machine. The
+// package manager asks before it unpacks a kernel.
+func (m *Machine) CheckKernel(version string) error {
+	if !kernelVersion.MatchString(version) {
+		return fmt.Errorf("kernel version %q: not one", version)
+	}
+	on, err := m.secureBoot()
+	if err != nil {
+		return fmt.Errorf("kernel %s: Secure Boot: %w", version, err)
+	}
+	if !on {
+		return nil
+	}
+	return errHint(fmt.Errorf("kernel %s: Secure Boot is on and the key that signs kernel images is not on the machine, so it could not start", version),
+		"bake a new image with `ward build --update --secure-boot-key`; what boots now stays as it is")
+}
