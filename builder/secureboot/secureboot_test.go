@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+
+	"ward/initramfs/uki"
 )
 
 // stub is a PE file that is there on every build host that can run the tests.
@@ -74,6 +76,32 @@ func TestSign(t *testing.T) {
 		if out, err := verify(signed, CertFile); err == nil || !strings.Contains(out, "Signature verification failed") {
 			t.Errorf("sbverify of a changed file = %v: %s", err, out)
 		}
+	}
+}
+
+// TestSignUKI: sbverify warns of bytes that no section has, which no signature covers.
+func TestSignUKI(t *testing.T) {
+	dir := newKeys(t)
+	image, err := os.ReadFile(stub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	parts := uki.Parts{Stub: image, Linux: []byte("kernel"), Initrd: []byte("initramfs"), Cmdline: "ro", OSRelease: "ID=x", Uname: "6.1"}
+	if err := uki.Write(&out, parts); err != nil {
+		t.Fatal(err)
+	}
+	signed, err := open(t, dir).Sign(out.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "uki.efi")
+	if err := os.WriteFile(file, signed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text, err := run(t, "sbverify", "--cert", filepath.Join(dir, CertFile), file)
+	if err != nil || strings.Contains(text, "gap") || !strings.Contains(text, "Signature verification OK") {
+		t.Errorf("sbverify: %v: %s", err, text)
 	}
 }
 

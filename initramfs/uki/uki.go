@@ -37,6 +37,8 @@ type section struct {
 const (
 	peOffsetAt        = 0x3c // DOS header: where "PE\0\0" is
 	coffSections      = 6    // from the PE signature: NumberOfSections, 2 bytes
+	coffSymbols       = 12   // PointerToSymbolTable, 4 bytes
+	coffSymbolCount   = 16   // NumberOfSymbols, 4 bytes
 	coffOptionalSize  = 20   // SizeOfOptionalHeader, 2 bytes
 	optionalAt        = 24   // the optional header
 	optInitialized    = 8    // SizeOfInitializedData, 4 bytes
@@ -71,7 +73,7 @@ func Write(w io.Writer, p Parts) error {
 	opt := head[table.optional:]
 	fileAlign := le.Uint32(opt[optFileAlign:])
 	va := align(table.lastVA, pageSize)
-	offset := align(uint32(len(p.Stub)), fileAlign)
+	offset := align(table.lastByte, fileAlign)
 	var added uint32
 	for i, s := range sections {
 		raw := align(uint32(len(s.data)), fileAlign)
@@ -92,7 +94,11 @@ func Write(w io.Writer, p Parts) error {
 	le.PutUint32(opt[optImageSize:], align(va, le.Uint32(opt[optSectionAlign:])))
 	le.PutUint32(opt[optCheckSum:], 0) // UEFI does not look at it, and it must not be wrong
 
-	stub := bytes.Clone(p.Stub)
+	// Symbols behind the stub's last section would be a gap between sections, which
+	// Authenticode does not hash.
+	le.PutUint32(pe[coffSymbols:], 0)
+	le.PutUint32(pe[coffSymbolCount:], 0)
+	stub := bytes.Clone(p.Stub[:table.lastByte])
 	copy(stub, head)
 	if err := writePadded(w, stub, fileAlign); err != nil {
 		return fmt.Errorf("uki: %w", err)
@@ -130,6 +136,7 @@ func (p Parts) sections() ([]section, error) {
 type layout struct {
 	pe, optional, end int    // offsets: PE signature, optional header, end of the section table
 	lastVA            uint32 // first address after the last section
+	lastByte          uint32 // of the file: the first after every section
 }
 
 // open returns a copy of the stub's headers and their layout, after making sure
@@ -156,7 +163,14 @@ func open(stub []byte, n int) ([]byte, layout, error) {
 	l.end = l.optional + int(f.FileHeader.SizeOfOptionalHeader) + len(f.Sections)*sectionHeaderSize
 	for _, s := range f.Sections {
 		l.lastVA = max(l.lastVA, s.VirtualAddress+max(s.VirtualSize, s.Size))
+		if s.Size > 0 {
+			l.lastByte = max(l.lastByte, s.Offset+s.Size)
+		}
+		if int64(l.lastByte) > int64(len(stub)) {
+			return nil, layout{}, fmt.Errorf("section %s ends at byte %d of %d", s.Name, l.lastByte, len(stub))
+		}
 	}
+	l.lastByte = max(l.lastByte, opt.SizeOfHeaders)
 	room := int(opt.SizeOfHeaders)
 	if room > len(stub) || l.end+n*sectionHeaderSize > room {
 		return nil, layout{}, fmt.Errorf("has no room for %d more section headers: the table would end at %d of %d", n, l.end+n*sectionHeaderSize, room)
