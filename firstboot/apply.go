@@ -193,6 +193,7 @@ func (m *Machine) steps(c *Config) ([]Step, error) {
 		{Name: "mounts", Always: true, Run: m.mountVolumes},
 		{Name: "size of the volumes", Always: true, Run: m.growVolumes},
 		{Name: "recovery keys", Always: true, Run: m.sealRecoveryKeys},
+		{Name: "keys in the TPM", Always: true, Run: m.sealToTPM},
 	}
 	for _, ctl := range control.Catalogue(&m.facts.Profile, m.facts.Release) {
 		steps = append(steps, Step{

@@ -23,6 +23,7 @@ type Machine struct {
 	log     *slog.Logger
 	run     RunFunc
 	key     KeyFunc
+	tpm     TPMFunc
 	now     func() time.Time
 	console io.Writer
 	lookups lookups
@@ -39,7 +40,7 @@ func Open(dir string, log *slog.Logger) (*Machine, error) {
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
-	m := &Machine{root: root, log: log, run: hostRun(log), now: time.Now, console: io.Discard, lookups: hostLookups(), facts: f}
+	m := &Machine{root: root, log: log, run: hostRun(log), tpm: hostTPM, now: time.Now, console: io.Discard, lookups: hostLookups(), facts: f}
 	m.key = hostKey(log, m.run)
 	return m, nil
 }

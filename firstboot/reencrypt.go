@@ -320,6 +320,11 @@ type luksMetadata struct {
 			Type string `json:"type"`
 		} `json:"kdf"`
 	} `json:"keyslots"`
+	Tokens map[string]struct {
+		Type     string   `json:"type"`
+		Keyslots []string `json:"keyslots"`
+		State    string   `json:"ward_state"` // of a tpmkey.Token
+	} `json:"tokens"`
 	Segments map[string]struct {
 		Type       string   `json:"type"`
 		Size       string   `json:"size"`

@@ -96,7 +96,7 @@ func newBench(t *testing.T) *bench {
 			return real(ctx, stdin, argv...)
 		case strings.HasPrefix(line, "cryptsetup reencrypt"):
 			return real(ctx, stdin, offline(argv)...)
-		case strings.HasPrefix(line, "cryptsetup luks"), strings.HasPrefix(line, "cryptsetup open --test-passphrase"), strings.HasPrefix(line, "cryptsetup erase"):
+		case strings.HasPrefix(line, "cryptsetup luks"), strings.HasPrefix(line, "cryptsetup token"), strings.HasPrefix(line, "cryptsetup open --test-passphrase"), strings.HasPrefix(line, "cryptsetup erase"):
 			out, err := real(ctx, stdin, argv...)
 			if b.after != "" && strings.Contains(line, b.after) {
 				b.after = ""

@@ -31,7 +31,8 @@ type KeySource struct {
 	// its private key is: the key device, QEMU's firmware configuration or an SMBIOS
 	// string; no certificate is shown when absent.
 	Identity string `yaml:"identity,omitempty" json:"identity,omitempty" jsonschema:"enum=device,enum=fw_cfg,enum=smbios"`
-	// tpm2: the registers whose values the key is sealed to.
+	// tpm2: the registers whose values the key is sealed to; when absent 7 and 11, the
+	// state of Secure Boot and the kernel image.
 	PCRs []int `yaml:"pcrs,omitempty" json:"pcrs,omitempty" jsonschema:"minItems=1,minimum=0,maximum=23,example=[7]"`
 	// How long it is waited for, such as 30s; a time that suits the type when absent.
 	Timeout Duration `yaml:"timeout,omitempty" json:"timeout,omitempty"`
@@ -68,6 +69,9 @@ var sourceTypes = []string{"device", "fw_cfg", "smbios", "https", "tang", "tpm2"
 func (k KeySource) Source() handoff.Source {
 	s := handoff.Source{Type: k.Type, Label: k.Label, PartUUID: k.PartUUID, URL: k.URL, CA: k.CA, Identity: k.Identity, PCRs: k.PCRs,
 		TimeoutMS: int(time.Duration(k.Timeout).Milliseconds())}
+	if k.Type == "tpm2" && len(k.PCRs) == 0 {
+		s.PCRs = slices.Clone(handoff.DefaultPCRs)
+	}
 	if k.Type == "device" && k.Label == "" && k.PartUUID == "" {
 		s.Label = handoff.KeyLabel
 	}
@@ -88,6 +92,9 @@ var wants = map[string]struct{ must, may []string }{
 // keySources checks that each source has what its type needs and nothing that
 // its type would not look at.
 func (c check) keySources() {
+	if all := c.p.Controls.PHI.KeySources; len(all) > 0 && !slices.ContainsFunc(all, func(k KeySource) bool { return k.Type != "tpm2" }) {
+		c.d.Fault("controls.phi.key_sources", "add the one that has the key on the first boot and after an update, such as device", "has tpm2 alone, and a TPM makes no key")
+	}
 	for i, k := range c.p.Controls.PHI.KeySources {
 		at := fmt.Sprintf("controls.phi.key_sources[%d]", i)
 		w, known := wants[k.Type]

@@ -154,6 +154,7 @@ func TestLoadFaults(t *testing.T) {
 		{"key source, no type", control("phi: {key_sources: [{label: x}]}"), "controls.phi.key_sources[0].type: is missing"},
 		{"key source, two places", control("phi: {key_sources: [{type: device, label: x, partuuid: 01234567-89ab-cdef-0123-456789abcdef}]}"), "is given beside a label"},
 		{"key source, register", control("phi: {key_sources: [{type: tpm2, pcrs: [24]}]}"), "controls.phi.key_sources[0].pcrs[0]: is 24, want 0 to 23"},
+		{"key source, TPM alone", control("phi: {key_sources: [tpm2]}"), "controls.phi.key_sources: has tpm2 alone, and a TPM makes no key; add the one that has the key on the first boot"},
 		{"key source, long", control("phi: {key_sources: [{type: device, timeout: 1h}]}"), "controls.phi.key_sources[0].timeout: is 1h0m0s, want 1ms to 10m"},
 		{"mode", control("phi: {mode: 0750}"), "controls.phi.mode: is the number 0750, want text; put it in quotes"},
 		{"world", control(`phi: {mode: "0777"}`), `controls.phi.mode: is "0777", want 0750`},
@@ -254,6 +255,7 @@ func TestKeySource(t *testing.T) {
 		{KeySource{Type: "https", URL: "https://k/", CA: "pem", Timeout: Duration(time.Second)}, handoff.Source{Type: "https", URL: "https://k/", CA: "pem", TimeoutMS: 1000}},
 		{KeySource{Type: "https", URL: "https://k/", CA: "pem", Identity: "fw_cfg"}, handoff.Source{Type: "https", URL: "https://k/", CA: "pem", Identity: "fw_cfg"}},
 		{KeySource{Type: "tpm2", PCRs: []int{7}}, handoff.Source{Type: "tpm2", PCRs: []int{7}}},
+		{KeySource{Type: "tpm2"}, handoff.Source{Type: "tpm2", PCRs: []int{7, 11}}},
 	} {
 		if got := tt.in.Source(); !reflect.DeepEqual(got, tt.want) {
 			t.Errorf("%+v.Source() = %+v, want %+v", tt.in, got, tt.want)

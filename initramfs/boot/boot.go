@@ -34,6 +34,9 @@ const (
 type Options struct {
 	// More gives key sources beyond the local ones; nil: none.
 	More func(cmdline.Line) map[string]keysource.Fetcher
+	// Leave reads the TPM's registers for the report, and closes what is sealed to
+	// the initramfs; nil: there is no source for a TPM.
+	Leave func(context.Context, []handoff.Source, func(string) error) (map[int]string, error)
 	// Down ends what they have begun, before root is switched.
 	Down func(*slog.Logger)
 }
@@ -142,6 +145,7 @@ func (m *machine) mountAll() error {
 			m.log.Error(err.Error())
 		}
 	}
+	registers := m.leave()
 	if m.options.Down != nil {
 		m.options.Down(m.log)
 	}
@@ -152,10 +156,24 @@ func (m *machine) mountAll() error {
 	if err := m.onlyRoot(); err != nil {
 		return err
 	}
-	if err := m.writeReport(reports); err != nil {
+	if err := m.writeReport(reports, registers); err != nil {
 		return err
 	}
 	return m.obey(reports)
+}
+
+// leave is Options.Leave; a TPM that does not answer keeps no machine from starting.
+func (m *machine) leave() map[int]string {
+	if m.options.Leave == nil {
+		return nil
+	}
+	ctx, cancel := m.context(10 * time.Second)
+	defer cancel()
+	registers, err := m.options.Leave(ctx, m.config.Sources, m.modules.Load)
+	if err != nil {
+		m.log.Warn("tpm2: " + err.Error())
+	}
+	return registers
 }
 
 // obey applies the policy on failure.

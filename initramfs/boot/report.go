@@ -10,11 +10,11 @@ import (
 )
 
 // writeReport leaves for wardctl what became of each volume.
-func (m *machine) writeReport(volumes []handoff.VolumeReport) error {
+func (m *machine) writeReport(volumes []handoff.VolumeReport, registers map[int]string) error {
 	m.mu.Lock()
 	timings := slices.Clone(m.timings)
 	m.mu.Unlock()
-	data, err := json.MarshalIndent(handoff.Report{Version: handoff.Version, Volumes: volumes, Timings: timings}, "", "  ")
+	data, err := json.MarshalIndent(handoff.Report{Version: handoff.Version, Volumes: volumes, Timings: timings, PCRs: registers}, "", "  ")
 	if err != nil {
 		return err
 	}

@@ -79,6 +79,9 @@ type Report struct {
 	Version int            `json:"version"`
 	Volumes []VolumeReport `json:"volumes"`
 	Timings []Timing       `json:"timings"`
+	// PCRs are what the TPM's registers held when the volumes were opened, SHA-256 in
+	// hex: those that a source tpm2 names. Later ones differ.
+	PCRs map[int]string `json:"pcrs,omitempty"`
 }
 
 // VolumeReport is what became of one volume.
@@ -127,6 +130,10 @@ func (c Config) Needs() (network, tpm bool) {
 	}
 	return network, tpm
 }
+
+// DefaultPCRs are what a source tpm2 seals to unless the profile says otherwise:
+// the state of Secure Boot, and the UKI.
+var DefaultPCRs = []int{7, 11}
 
 // KeysDir holds embedded key files, in an initramfs and on the machine that has
 // to make its next one.

@@ -43,7 +43,12 @@ func sealOnHost(t *testing.T, state string, key []byte) tpmkey.Token {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	token, err := tpmkey.Seal(transport.FromReadWriter(conn), key, []int{11}, []int{0})
+	tpm := transport.FromReadWriter(conn)
+	values, err := tpmkey.Registers(tpm, []int{11})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := tpmkey.Seal(tpm, key, []int{0}, values)
 	if err != nil {
 		t.Fatal(err)
 	}

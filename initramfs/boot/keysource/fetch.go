@@ -16,6 +16,11 @@ import (
 // for each source.
 var ErrNone = errors.New("no source has the key")
 
+// ErrSealed says that a source has the key and does not give it to the machine as
+// it is now. It is told also where another source has the key: somebody has
+// changed the machine, or an update has.
+var ErrSealed = errors.New("the key stays sealed")
+
 // Request is a key that is wanted.
 type Request struct {
 	KeyFile string           // name of the file: "phi-data.key"
@@ -62,6 +67,11 @@ func Fetch(ctx context.Context, req Request) (*Key, string, error) {
 	for _, s := range req.Sources {
 		key, err := fetchOne(ctx, s, req)
 		if err == nil {
+			for _, e := range errs {
+				if errors.Is(e, ErrSealed) {
+					req.Log.Warn(req.KeyFile + ": " + e.Error())
+				}
+			}
 			return key, s.Type, nil
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", s.Type, err))

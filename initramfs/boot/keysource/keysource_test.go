@@ -258,3 +258,26 @@ func FuzzOEMString(f *testing.F) {
 		}
 	})
 }
+
+// TestSealedIsTold: a source that keeps the key to itself is told on the console also
+// where another one has it; one that simply has none is not.
+func TestSealedIsTold(t *testing.T) {
+	var said bytes.Buffer
+	req := request(handoff.Source{Type: "none"}, handoff.Source{Type: "tpm2"}, handoff.Source{Type: "good"})
+	req.Log = slog.New(slog.NewTextHandler(&said, nil))
+	req.More = map[string]Fetcher{
+		"none": func(context.Context, handoff.Source, Request) (*Key, error) { return nil, errors.New("nothing here") },
+		"tpm2": func(context.Context, handoff.Source, Request) (*Key, error) {
+			return nil, fmt.Errorf("%w: PCR 7 has another value", ErrSealed)
+		},
+		"good": func(context.Context, handoff.Source, Request) (*Key, error) { return KeyOf(bytes.Clone(secret)) },
+	}
+	k, source, err := Fetch(t.Context(), req)
+	if err != nil || source != "good" {
+		t.Fatalf("Fetch = %s, %v, want the key of good", source, err)
+	}
+	defer k.Wipe()
+	if got := said.String(); strings.Count(got, "level=WARN") != 1 || !strings.Contains(got, "phi-data.key: tpm2: the key stays sealed: PCR 7 has another value") {
+		t.Errorf("logged %q, want one warning with the reason", got)
+	}
+}

@@ -28,6 +28,7 @@ func options() boot.Options {
 			more["tpm2"] = tpmkey.Fetcher
 			return more
 		},
+		Leave: tpmkey.Leave,
 		Down: func(log *slog.Logger) {
 			n.Down(log)
 			_ = os.Remove("/etc/resolv.conf")

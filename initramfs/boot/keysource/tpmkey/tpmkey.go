@@ -3,8 +3,9 @@
 // sealing. The sealed object is a token in the LUKS2 header; it is of no use
 // elsewhere.
 //
-//	t, err := tpmkey.Seal(tpm, keyFile, []int{7}, []int{0}) // then: cryptsetup token import
-//	key, err := tpmkey.Unseal(tpm, t)
+//	values, err := tpmkey.Registers(tpm, []int{7, 11})       // in the initramfs
+//	t, err := tpmkey.Seal(tpm, keyFile, []int{0}, values)    // later; then: cryptsetup token import
+//	key, err := tpmkey.Unseal(tpm, t)                        // in the initramfs of the next boot
 //
 // PCR 7 is the state of Secure Boot, PCR 4 the boot loader, PCR 11 the UKI
 // (systemd-stub); see https://uapi-group.org/specifications/specs/linux_tpm_pcr_registry/.
@@ -15,7 +16,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 
@@ -41,8 +41,10 @@ type Token struct {
 	Type     string   `json:"type"`
 	Keyslots []string `json:"keyslots"` // decimal numbers, as LUKS2 has them
 	PCRs     []int    `json:"ward_pcrs"`
-	Public   []byte   `json:"ward_public"`  // TPM2B_PUBLIC
-	Private  []byte   `json:"ward_private"` // TPM2B_PRIVATE, encrypted by the TPM
+	// State is of which TPM and which values the key is sealed to, see [State].
+	State   string `json:"ward_state,omitempty"`
+	Public  []byte `json:"ward_public"`  // TPM2B_PUBLIC
+	Private []byte `json:"ward_private"` // TPM2B_PRIVATE, encrypted by the TPM
 }
 
 // parse reads a token strictly enough that nothing but numbers and blobs reach
@@ -57,6 +59,9 @@ func parse(data []byte) (Token, error) {
 	}
 	if t.Type != TokenType {
 		return t, fmt.Errorf("token: type %.20q, want %s", t.Type, TokenType)
+	}
+	if len(t.Keyslots) == 0 { // cryptsetup takes a removed key slot out of its tokens
+		return t, errors.New("token: belongs to no key slot; the key file was changed since it was sealed")
 	}
 	return t, checkPCRs(t.PCRs)
 }
@@ -97,10 +102,13 @@ func flush(tpm transport.TPM, h tpm2.TPMHandle) {
 }
 
 // policy starts a session that fits while the PCRs have the wanted values. Its
-// salt encrypts what the TPM answers, so that the bus does not see the key.
-func policy(tpm transport.TPM, srk tpm2.NamedHandle, pcrs []int, trial bool) (tpm2.Session, func() error, error) {
+// salt encrypts what the TPM answers, so that the bus does not see the key. With
+// values it is a trial, which only computes what a session would be that has them.
+func policy(tpm transport.TPM, srk tpm2.NamedHandle, pcrs []int, values Values) (tpm2.Session, func() error, error) {
 	opts := []tpm2.AuthOption{}
-	if trial {
+	var want tpm2.TPM2BDigest
+	if values != nil {
+		want.Buffer = values.digest()
 		opts = append(opts, tpm2.Trial())
 	} else {
 		pub, err := tpm2.ReadPublic{ObjectHandle: srk.Handle}.Execute(tpm)
@@ -117,16 +125,18 @@ func policy(tpm transport.TPM, srk tpm2.NamedHandle, pcrs []int, trial bool) (tp
 	if err != nil {
 		return nil, nil, fmt.Errorf("session: %w", err)
 	}
-	if _, err := (tpm2.PolicyPCR{PolicySession: sess.Handle(), Pcrs: selection(pcrs)}).Execute(tpm); err != nil {
+	if _, err := (tpm2.PolicyPCR{PolicySession: sess.Handle(), PcrDigest: want, Pcrs: selection(pcrs)}).Execute(tpm); err != nil {
 		_ = closer()
 		return nil, nil, fmt.Errorf("PCR policy: %w", err)
 	}
 	return sess, closer, nil
 }
 
-// Seal seals a key file of at most 128 bytes to the present values of the PCRs
-// (SHA-256 bank). slots are the key slots that it opens.
-func Seal(tpm transport.TPM, key []byte, pcrs, slots []int) (Token, error) {
+// Seal seals a key file of at most 128 bytes to values of PCRs (SHA-256 bank), as
+// [Registers] has read them. They need not be the present ones: those of the
+// initramfs are gone when the system runs. slots are the key slots that it opens.
+func Seal(tpm transport.TPM, key []byte, slots []int, values Values) (Token, error) {
+	pcrs := values.pcrs()
 	if err := checkPCRs(pcrs); err != nil {
 		return Token{}, err
 	}
@@ -138,7 +148,7 @@ func Seal(tpm transport.TPM, key []byte, pcrs, slots []int) (Token, error) {
 		return Token{}, err
 	}
 	defer done()
-	trial, closeTrial, err := policy(tpm, srk, pcrs, true)
+	trial, closeTrial, err := policy(tpm, srk, pcrs, values)
 	if err != nil {
 		return Token{}, err
 	}
@@ -171,7 +181,7 @@ func Seal(tpm transport.TPM, key []byte, pcrs, slots []int) (Token, error) {
 	if err != nil {
 		return Token{}, fmt.Errorf("seal: %w", err)
 	}
-	t := Token{Type: TokenType, PCRs: slices.Sorted(slices.Values(pcrs)), Public: tpm2.Marshal(rsp.OutPublic), Private: tpm2.Marshal(rsp.OutPrivate), Keyslots: []string{}}
+	t := Token{Type: TokenType, PCRs: pcrs, State: stateOf(srk, values), Public: tpm2.Marshal(rsp.OutPublic), Private: tpm2.Marshal(rsp.OutPrivate), Keyslots: []string{}}
 	for _, s := range slots {
 		t.Keyslots = append(t.Keyslots, strconv.Itoa(s))
 	}
@@ -202,17 +212,17 @@ func Unseal(tpm transport.TPM, t Token) (*keysource.Key, error) {
 		InPublic:     *public, InPrivate: *private,
 	}.Execute(tpm)
 	if err != nil {
-		return nil, fmt.Errorf("this is not the TPM that sealed the key: %w", err)
+		return nil, fmt.Errorf("%w: this is not the TPM that sealed the key: %w", keysource.ErrSealed, err)
 	}
 	defer flush(tpm, object.ObjectHandle)
-	sess, closeSess, err := policy(tpm, srk, t.PCRs, false)
+	sess, closeSess, err := policy(tpm, srk, t.PCRs, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer closeSess()
 	rsp, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: object.Name, Auth: sess}}.Execute(tpm)
 	if errors.Is(err, tpm2.TPMRCPolicyFail) {
-		return nil, fmt.Errorf("one of the PCRs %v has another value than when the key was sealed: %w", t.PCRs, err)
+		return nil, fmt.Errorf("%w: one of the PCRs %v has another value than when the key was sealed: %w", keysource.ErrSealed, t.PCRs, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("unseal: %w", err)
@@ -248,11 +258,7 @@ func Fetcher(ctx context.Context, src handoff.Source, req keysource.Request) (*k
 	if len(tokens) == 0 {
 		return nil, last
 	}
-	if req.Module != nil {
-		for _, m := range []string{"tpm_tis", "tpm_crb"} {
-			_ = req.Module(m) // the one without hardware says ENODEV; the device tells
-		}
-	}
+	loadModules(req.Module)
 	type result struct {
 		key *keysource.Key
 		err error
@@ -280,11 +286,7 @@ func unsealAny(tokens []Token) (key *keysource.Key, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if c, ok := tpm.(io.Closer); ok {
-			c.Close()
-		}
-	}()
+	defer closeTPM(tpm)
 	for _, t := range tokens {
 		if key, err = Unseal(tpm, t); err == nil {
 			return key, nil

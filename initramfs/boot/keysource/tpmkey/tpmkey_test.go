@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,14 +22,21 @@ import (
 
 // swtpm starts a software TPM with a fresh state.
 func swtpm(t testing.TB) transport.TPM {
+	tpm, _ := swtpmIn(t, t.TempDir())
+	return tpm
+}
+
+// swtpmIn starts a software TPM with the state in dir; off ends it, as a machine
+// that is switched off does.
+func swtpmIn(t testing.TB, dir string) (tpm transport.TPM, off func()) {
 	t.Helper()
-	dir := t.TempDir()
-	socket := filepath.Join(dir, "tpm.sock")
+	socket := filepath.Join(t.TempDir(), "tpm.sock")
 	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+dir, "--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	off = sync.OnceFunc(func() { cmd.Process.Kill(); cmd.Wait() })
+	t.Cleanup(off)
 	var conn net.Conn
 	var err error
 	for range 200 {
@@ -41,7 +49,7 @@ func swtpm(t testing.TB) transport.TPM {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return transport.FromReadWriter(conn)
+	return transport.FromReadWriter(conn), off
 }
 
 var secret = bytes.Repeat([]byte("0123456789abcdef"), 4)
@@ -59,7 +67,11 @@ func extend(t *testing.T, tpm transport.TPM, pcr int) {
 
 func TestSealAndUnseal(t *testing.T) {
 	tpm := swtpm(t)
-	token, err := Seal(tpm, secret, []int{11, 7}, []int{2})
+	values, err := Registers(tpm, []int{11, 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := Seal(tpm, secret, []int{2}, values)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +103,7 @@ func TestSealAndUnseal(t *testing.T) {
 		key.Wipe()
 	}
 	extend(t, tpm, 11)
-	if _, err := Unseal(tpm, again); !errors.Is(err, tpm2.TPMRCPolicyFail) || !strings.Contains(err.Error(), "one of the PCRs [7 11] has another value") {
+	if _, err := Unseal(tpm, again); !errors.Is(err, tpm2.TPMRCPolicyFail) || !errors.Is(err, keysource.ErrSealed) || !strings.Contains(err.Error(), "one of the PCRs [7 11] has another value") {
 		t.Errorf("Unseal after PCR 11 was extended = %v, want %v", err, tpm2.TPMRCPolicyFail)
 	}
 
@@ -107,23 +119,71 @@ func TestSealAndUnseal(t *testing.T) {
 	}
 }
 
+// TestSealToFormerValues: what the system seals to comes out only where the PCRs
+// have what they had in the initramfs, so not in the system itself.
+func TestSealToFormerValues(t *testing.T) {
+	dir := t.TempDir()
+	tpm, off := swtpmIn(t, dir)
+	values, err := Registers(tpm, []int{7, 11})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := leave(tpm); err != nil {
+		t.Fatal(err)
+	}
+	read, err := ParseValues(values.Text(), []int{7, 11})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := Seal(tpm, secret, []int{0}, read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Unseal(tpm, token); !errors.Is(err, keysource.ErrSealed) {
+		t.Errorf("Unseal after the initramfs = %v, want %v", err, keysource.ErrSealed)
+	}
+	if state, err := State(tpm, values); err != nil || state != token.State {
+		t.Errorf("State = %s, %v, want the token's %s", state, err, token.State)
+	}
+	// The next boot: the PCRs begin anew.
+	off()
+	tpm, _ = swtpmIn(t, dir)
+	key, err := Unseal(tpm, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer key.Wipe()
+	if !bytes.Equal(key.Bytes(), secret) {
+		t.Error("Unseal gave another key")
+	}
+	other, err := State(swtpm(t), values)
+	if err != nil || other == token.State {
+		t.Errorf("State of another TPM = %s, %v, want another than %s", other, err, token.State)
+	}
+	for _, text := range []map[int]string{nil, {7: values.Text()[7]}, {7: "zz", 11: values.Text()[11]}} {
+		if _, err := ParseValues(text, []int{7, 11}); err == nil || !strings.Contains(err.Error(), "is no value of the SHA-256 bank") {
+			t.Errorf("ParseValues(%v) = %v, want an error that says which is none", text, err)
+		}
+	}
+}
+
 func TestSealRefuses(t *testing.T) {
 	tpm := swtpm(t)
 	for _, c := range []struct {
-		key  []byte
-		pcrs []int
-		want string
+		key    []byte
+		values Values
+		want   string
 	}{
-		{secret, nil, "pcrs: none"}, {secret, []int{24}, "pcrs: 24"}, {secret[:31], []int{7}, "key file of 31 bytes"}, {make([]byte, 129), []int{7}, "key file of 129 bytes"},
+		{secret, nil, "pcrs: none"}, {secret, Values{24: nil}, "pcrs: 24"}, {secret[:31], Values{7: nil}, "key file of 31 bytes"}, {make([]byte, 129), Values{7: nil}, "key file of 129 bytes"},
 	} {
-		if _, err := Seal(tpm, c.key, c.pcrs, nil); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := Seal(tpm, c.key, nil, c.values); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("Seal = %v, want an error with %q", err, c.want)
 		}
 	}
 }
 
 func TestFetcherRefuses(t *testing.T) {
-	good, err := json.Marshal(Token{Type: TokenType, PCRs: []int{7}})
+	good, err := json.Marshal(Token{Type: TokenType, PCRs: []int{7}, Keyslots: []string{"0"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +196,8 @@ func TestFetcherRefuses(t *testing.T) {
 		{"no token", handoff.Source{}, []luksheader.Token{{Type: "clevis"}}, "no token ward-tpm2"},
 		{"no JSON", handoff.Source{}, []luksheader.Token{{Type: TokenType, JSON: []byte("{")}}, "token: "},
 		{"other PCRs than configured", handoff.Source{PCRs: []int{11, 7}}, []luksheader.Token{{Type: TokenType, JSON: good}}, "bound to PCRs [7], want [11 7]"},
-		{"no PCRs", handoff.Source{}, []luksheader.Token{{Type: TokenType, JSON: []byte(`{"type":"ward-tpm2"}`)}}, "pcrs: none"},
+		{"no PCRs", handoff.Source{}, []luksheader.Token{{Type: TokenType, JSON: []byte(`{"type":"ward-tpm2","keyslots":["0"]}`)}}, "pcrs: none"},
+		{"slot is gone", handoff.Source{}, []luksheader.Token{{Type: TokenType, JSON: []byte(`{"type":"ward-tpm2","keyslots":[],"ward_pcrs":[7]}`)}}, "belongs to no key slot"},
 	} {
 		if _, err := Fetcher(t.Context(), c.src, keysource.Request{Tokens: c.tokens}); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: Fetcher = %v, want an error with %q", c.name, err, c.want)
