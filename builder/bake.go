@@ -45,11 +45,12 @@ type BakeSpec struct {
 	RootUUID string               `json:"root_uuid"`           // of the file system
 	Sources  string               `json:"sources"`             // sources.list(5) to write; empty: what is there is right
 	Fstab    string               `json:"fstab"`
-	Epoch    int64                `json:"epoch"`          // SOURCE_DATE_EPOCH, seconds
-	Tar      bool                 `json:"tar"`            // the tree as a tar as well
-	Cache    string               `json:"cache"`          // folder of the cache, for the initramfs
-	Code     string               `json:"code"`           // sha256 of ward, whose code makes it
-	Hold     string               `json:"hold,omitempty"` // package that is not to be updated on the machine; empty: none
+	Epoch    int64                `json:"epoch"`            // SOURCE_DATE_EPOCH, seconds
+	Tar      bool                 `json:"tar"`              // the tree as a tar as well
+	Cache    string               `json:"cache"`            // folder of the cache, for the initramfs
+	Code     string               `json:"code"`             // sha256 of ward, whose code makes it
+	Verity   string               `json:"verity,omitempty"` // salt, 64 hex digits: root is read-only with a hash tree; empty: it is not
+	Hold     string               `json:"hold,omitempty"`   // package that is not to be updated on the machine; empty: none
 }
 
 // What Bake leaves in BakeSpec.Output.
@@ -83,6 +84,7 @@ type Baked struct {
 	Profile string   `json:"profile,omitempty"` // name
 	Kernel  string   `json:"kernel"`            // release: "6.1.0-56-cloud-amd64"
 	Modules []string `json:"modules"`           // in the initramfs
+	Verity  string   `json:"verity,omitempty"`  // handoff.Verity of root; empty: it has no hash tree
 }
 
 // Bake applies every control to the unpacked packages and makes the initramfs,
@@ -103,9 +105,10 @@ func Bake(ctx context.Context, log *slog.Logger, s BakeSpec, note func(string)) 
 		{"hold", b.hold},
 		{"packages", b.packages},
 		{"initramfs", b.initramfs},
-		{"boot", b.boot},
+		{"boot loader", b.loader},
 		{"times", b.times},
 		{"file system", b.finish},
+		{"kernel image", b.kernelImage},
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
@@ -332,14 +335,29 @@ func (b *bake) initramfs(context.Context) error {
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(b.Output, initrdFile), p.image, 0o644); err != nil {
-		return err
-	}
-	return writeJSON(filepath.Join(b.Output, bakedFile), b.baked)
+	return os.WriteFile(filepath.Join(b.Output, initrdFile), p.image, 0o644)
 }
 
-// boot makes the UKI and takes the boot loader out of the tree.
-func (b *bake) boot(context.Context) error {
+// loader takes the boot loader out of the tree, and leaves in it what wardctl needs
+// to make the next UKI: the kernel line, but for what a verified root is, which it
+// cannot hold itself.
+func (b *bake) loader(context.Context) error {
+	if err := installFile(b.root, "usr/lib/ward/cmdline", []byte(b.Cmdline+"\n"), 0o644); err != nil {
+		return err
+	}
+	return copyFile(filepath.Join(b.Output, loaderFile), filepath.Join(b.tree, b.release.Loader))
+}
+
+// Line is the kernel line that belongs to a root: it says what root must be.
+func (k Baked) Line(cmdline string) string {
+	if k.Verity == "" {
+		return cmdline
+	}
+	return cmdline + " " + handoff.VerityWord + "=" + k.Verity
+}
+
+// kernelImage makes the UKI, after everything that its kernel line speaks of.
+func (b *bake) kernelImage(context.Context) error {
 	var parts uki.Parts
 	for _, f := range []struct {
 		to   *[]byte
@@ -359,7 +377,7 @@ func (b *bake) boot(context.Context) error {
 	if err != nil {
 		return err
 	}
-	parts.Cmdline, parts.OSRelease, parts.Uname = b.Cmdline, string(osRelease), b.baked.Kernel
+	parts.Cmdline, parts.OSRelease, parts.Uname = b.baked.Line(b.Cmdline), string(osRelease), b.baked.Kernel
 	var image bytes.Buffer
 	if err := uki.Write(&image, parts); err != nil {
 		return err
@@ -367,11 +385,7 @@ func (b *bake) boot(context.Context) error {
 	if err := os.WriteFile(filepath.Join(b.Output, ukiFile), image.Bytes(), 0o644); err != nil {
 		return err
 	}
-	// What wardctl needs to make the next UKI.
-	if err := installFile(b.root, "usr/lib/ward/cmdline", []byte(b.Cmdline+"\n"), 0o644); err != nil {
-		return err
-	}
-	return copyFile(filepath.Join(b.Output, loaderFile), filepath.Join(b.tree, b.release.Loader))
+	return writeJSON(filepath.Join(b.Output, bakedFile), b.baked)
 }
 
 // times sets every time that is later than the epoch to the epoch, so that the
@@ -442,15 +456,29 @@ func (b *bake) unchanged() func(string, fs.FileInfo) (string, bool) {
 	}
 }
 
-// filesystem makes the root file system from the tree.
+// filesystem makes the root file system from the tree, with its hash tree where it
+// is verified.
 func (b *bake) filesystem(ctx context.Context) error {
+	size := b.RootSize
+	if b.Verity != "" {
+		size = disk.VerityData(size)
+	}
 	err := disk.WriteExt4(ctx, b.log, filepath.Join(b.Output, rootFile), disk.Ext4{
-		Tree: b.tree, UUID: b.RootUUID, Size: b.RootSize, Epoch: b.Epoch,
+		Tree: b.tree, UUID: b.RootUUID, Size: size, Epoch: b.Epoch,
 	})
 	if errors.Is(err, disk.ErrTooSmall) {
 		return fmt.Errorf("%w into %d MiB\nhint: raise disk.root in the image file", disk.ErrTooSmall, b.RootSize>>20)
 	}
-	return err
+	if err != nil || b.Verity == "" {
+		return err
+	}
+	// The hash tree lies behind the data, which nobody writes to from here on.
+	v, err := disk.AppendVerity(ctx, b.log, filepath.Join(b.Output, rootFile), size, b.Verity)
+	if err != nil {
+		return err
+	}
+	b.baked.Verity = v.String()
+	return nil
 }
 
 // tar packs the tree for a container in which suites of tests run. The names are

@@ -272,6 +272,9 @@ func (b *build) cmdline() string {
 }
 
 func (b *build) fstab() string {
+	if b.verified() {
+		return b.verifiedFstab()
+	}
 	return fmt.Sprintf(`# /etc/fstab: see fstab(5). The PHI volume's line is added when the machine formats it.
 PARTUUID=%s / ext4 defaults,errors=remount-ro 0 1
 PARTUUID=%s /efi vfat noauto,umask=0077 0 0
@@ -282,6 +285,7 @@ PARTUUID=%s /efi vfat noauto,umask=0077 0 0
 func (b *build) initConfig() handoff.Config {
 	c := handoff.Config{
 		Version: handoff.Version, OnFailure: b.Profile.Controls.PHI.OnFailure,
+		Verity:  b.verified(),
 		Volumes: b.Profile.Controls.PHI.Handoff(),
 	}
 	for _, s := range b.Profile.Controls.PHI.KeySources {
@@ -372,11 +376,11 @@ func (b *build) bakeSystem(ctx context.Context, fresh bool) error {
 	e, hit, err := b.cache.Get(ctx, "system", b.digest, fresh, func(ctx context.Context, dir string) error {
 		return b.inside(ctx, Inside{Bake: &BakeSpec{
 			Unpacked: b.unpacked.Dir, Output: dir,
-			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version, RootShare: b.Image.Disk.RootShare, SecureBoot: b.inputs.SecureBoot},
+			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version, RootShare: b.Image.Disk.RootShare, SecureBoot: b.inputs.SecureBoot, Verity: b.verified()},
 			Config: b.initConfig(), Profile: b.Profile, Modules: b.Image.Modules, Cmdline: b.cmdline(),
 			Wardctl: b.Binaries.Wardctl, Init: b.init(), EmbedKey: b.EmbedKey,
 			RootSize: b.Image.Disk.Root.Bytes(), RootUUID: b.id("root file system"), Fstab: b.fstab(), Sources: b.sources(), Epoch: b.epoch(),
-			Tar: slices.Contains(b.Image.Formats, "tar"), Cache: b.Cache, Code: b.inputs.Binaries["ward"], Hold: b.held(),
+			Tar: slices.Contains(b.Image.Formats, "tar"), Cache: b.Cache, Code: b.inputs.Binaries["ward"], Hold: b.held(), Verity: b.salt(),
 		}})
 	})
 	if err != nil {
@@ -429,18 +433,24 @@ func (b *build) disk(ctx context.Context) error {
 			return err
 		}
 		config := filepath.Join(b.work, "syslinux.cfg")
-		if err := os.WriteFile(config, []byte(loader.Syslinux([]string{baked.Kernel}, b.cmdline())), 0o644); err != nil {
+		if err := os.WriteFile(config, []byte(loader.Syslinux([]string{baked.Kernel}, baked.Line(b.cmdline()))), 0o644); err != nil {
 			return err
 		}
 		defer os.Remove(config)
 		files["/"+loader.SyslinuxConfig] = config
 		files["/"+loader.BIOSKernel(baked.Kernel)], files["/"+loader.BIOSInitrd(baked.Kernel)] = b.baked.Path(kernelFile), b.baked.Path(initrdFile)
 	}
+	state, remove, err := b.state(ctx)
+	if err != nil {
+		return err
+	}
+	defer remove()
 	return disk.Write(ctx, b.Log, filepath.Join(b.work, rawFile), disk.Layout{
 		GUID: b.id("disk"), BIOS: sector,
-		ESP:  disk.ESP{GUID: b.id("esp"), Size: b.Image.Disk.ESP.Bytes(), Files: files},
-		Root: disk.Root{GUID: b.id("root"), Size: b.Image.Disk.Root.Bytes(), File: b.baked.Path(rootFile)},
-		PHI:  disk.PHI{GUID: b.id("phi-data"), Name: profiles.DataName, Size: b.Image.Disk.PHI.Bytes()},
+		ESP:   disk.ESP{GUID: b.id("esp"), Size: b.Image.Disk.ESP.Bytes(), Files: files},
+		Root:  disk.Root{GUID: b.id("root"), Size: b.Image.Disk.Root.Bytes(), File: b.baked.Path(rootFile)},
+		State: state,
+		PHI:   disk.PHI{GUID: b.id("phi-data"), Name: profiles.DataName, Size: b.Image.Disk.PHI.Bytes()},
 
 		Volumes: b.volumes(),
 	})

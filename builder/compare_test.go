@@ -78,6 +78,8 @@ func TestNothingChangedWritesNothing(t *testing.T) {
 		"a parameter":         {unsigned, func(_ *testing.T, o *Options) { o.Profile.Controls.Lockout.Deny++ }, nil, false},
 		"the image":           {unsigned, func(_ *testing.T, o *Options) { o.Image.KernelArgs = append(o.Image.KernelArgs, "quiet") }, nil, false},
 		"a package":           {unsigned, func(_ *testing.T, o *Options) { o.Image.Packages = append(o.Image.Packages, "tree") }, nil, false},
+		"a verified root":     {unsigned, func(_ *testing.T, o *Options) { o.Profile.Controls.Integrity.Root = profiles.RootVerity }, nil, false},
+		"the state partition": {unsigned, func(_ *testing.T, o *Options) { o.Image.Disk.State = 2 * images.GiB }, nil, false},
 		"wardctl":             {unsigned, func(t *testing.T, o *Options) { overwrite(t, o.Binaries.Wardctl) }, nil, false},
 		"the keyring":         {unsigned, func(t *testing.T, o *Options) { overwrite(t, o.Image.Keyring) }, nil, false},
 		"ask the mirror":      {unsigned, func(_ *testing.T, o *Options) { o.Update = true }, nil, false},

@@ -113,6 +113,9 @@ func (b *build) hashPrograms(ctx context.Context) error {
 	if b.Image.BIOS() {
 		tools["syslinux"] = []string{"syslinux", "--version"}
 	}
+	if b.verified() {
+		tools["veritysetup"] = []string{"veritysetup", "--version"}
+	}
 	for name, argv := range tools {
 		ask(b.inputs.Tools, name, func() (string, error) { return toolVersion(ctx, b.Log, argv) })
 	}

@@ -152,7 +152,7 @@ func (b *build) manifest(ctx context.Context) error {
 	}
 	m := &Manifest{
 		Version: ManifestVersion, Image: b.Image.Name, Profile: b.Profile.Name, Tool: b.Version, Digest: b.digest,
-		Kernel: baked.Kernel, Cmdline: b.cmdline(), Made: b.made, Modules: baked.Modules, Inputs: inputs,
+		Kernel: baked.Kernel, Cmdline: baked.Line(b.cmdline()), Made: b.made, Modules: baked.Modules, Inputs: inputs,
 	}
 	if m.Files, err = describe(b.work); err != nil {
 		return err

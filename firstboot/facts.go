@@ -31,6 +31,9 @@ type ImageFacts struct {
 	// firmware starts; empty: nothing is signed. The key is not on the machine.
 	SecureBoot string `json:"secure_boot,omitempty"`
 
+	// Verity says that root is read-only and verified; a new kernel is a new image.
+	Verity bool `json:"verity,omitempty"`
+
 	// Init is what init was told at build time. wardctl finds its key sources in
 	// it when it formats the blank volume, and needs it to make a new initramfs.
 	Init handoff.Config `json:"-"`

@@ -73,6 +73,9 @@ func (m *Machine) growDisks(ctx context.Context) error {
 	if len(parts) == 0 {
 		return nil
 	}
+	if m.facts.Image.Verity { // root itself stays as it was made
+		return m.growState(ctx)
+	}
 	return m.growRoot(ctx, parts[0])
 }
 
@@ -162,8 +165,8 @@ type change struct {
 }
 
 // growth changes the table for a disk of that size and says which partitions are
-// others now; nil when it is not worth it. share is what root gets of the space,
-// in percent, while blank says that the PHI partition behind it holds nothing.
+// others now; nil when it is not worth it. share is what root, or the state
+// partition behind a verified root, gets of the space, in percent, while blank says that the PHI partition behind it holds nothing.
 func growth(t *gpt.Table, size int64, share int, blank func(guid string) bool) []change {
 	parts := slices.DeleteFunc(slices.Clone(t.Partitions), func(p *gpt.Partition) bool { return p == nil || p.Type == gpt.Unused })
 	if len(parts) == 0 {
@@ -172,6 +175,7 @@ func growth(t *gpt.Table, size int64, share int, blank func(guid string) bool) [
 	slices.SortFunc(parts, func(a, b *gpt.Partition) int { return int(int64(a.Start) - int64(b.Start)) })
 	last := parts[len(parts)-1]
 	isRoot := func(p *gpt.Partition) bool { return strings.EqualFold(string(p.Type), handoff.RootType) }
+	isState := func(p *gpt.Partition) bool { return strings.EqualFold(string(p.Type), handoff.StateType) }
 	isPHI := func(p *gpt.Partition) bool { return strings.EqualFold(string(p.Type), handoff.PHIType) }
 	if !isRoot(last) && !isPHI(last) {
 		return nil
@@ -198,7 +202,7 @@ func growth(t *gpt.Table, size int64, share int, blank func(guid string) bool) [
 	}
 	if len(parts) > 1 && isPHI(last) && blank(last.GUID) {
 		before := parts[len(parts)-2]
-		if extra := free * uint64(share) / 100 / align * align; isRoot(before) && before.End+1 == last.Start && extra > 0 {
+		if extra := free * uint64(share) / 100 / align * align; (isRoot(before) || isState(before)) && before.End+1 == last.Start && extra > 0 {
 			before.End += extra
 			last.Start, last.End = last.Start+extra, end
 			add(before, false)
@@ -218,6 +222,15 @@ func (m *Machine) growRoot(ctx context.Context, id string) error {
 		return err
 	}
 	return m.growExt4(ctx, "root", dev)
+}
+
+// growState has the file system of the state partition fill it.
+func (m *Machine) growState(ctx context.Context) error {
+	out, err := m.run(ctx, nil, "findmnt", "--noheadings", "--output", "SOURCE", handoff.StateMount)
+	if err != nil {
+		return err
+	}
+	return m.growExt4(ctx, handoff.StateLabel, strings.TrimSpace(out))
 }
 
 // growExt4 has a mounted ext4 fill its device.

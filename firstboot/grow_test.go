@@ -48,6 +48,7 @@ const espKind = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 func TestGrowth(t *testing.T) {
 	disk := []string{espKind, handoff.RootType, handoff.PHIType}
 	further := []string{espKind, handoff.PHIType, handoff.PHIType, handoff.RootType, handoff.PHIType}
+	verified := []string{espKind, handoff.PHIType, handoff.PHIType, handoff.RootType, handoff.StateType, handoff.PHIType}
 	for _, tt := range []struct {
 		name  string
 		size  int64 // MiB
@@ -61,6 +62,10 @@ func TestGrowth(t *testing.T) {
 		// Further PHI volumes are before root and stay as they are.
 		{"FurtherVolumes", 1024, further, true, "4 at 121 +245 was 40 false, 5 at 366 +657 was 40 true"},
 		{"FurtherVolumesWithData", 1024, further, false, "5 at 161 +862 was 40 false"},
+		// Of a verified root the state partition behind it gets the share.
+		{"VerifiedRoot", 1024, []string{espKind, handoff.RootType, handoff.StateType, handoff.PHIType}, true, "3 at 81 +255 was 40 false, 4 at 336 +687 was 40 true"},
+		{"VerifiedRootFurtherVolumes", 1024, verified, true, "5 at 161 +235 was 40 false, 6 at 396 +627 was 40 true"},
+		{"VerifiedRootFurtherVolumesWithData", 1024, verified, false, "6 at 201 +822 was 40 false"},
 		{"SameSize", 128, disk, true, ""},
 		{"HardlyLarger", 136, disk, true, ""},
 		{"LastIsAnothers", 1024, []string{handoff.RootType, handoff.PHIType, espKind}, true, ""},

@@ -38,6 +38,9 @@ func (m *Machine) CheckKernel(version string) error {
 	if !kernelVersion.MatchString(version) {
 		return fmt.Errorf("kernel version %q: not one", version)
 	}
+	if m.facts.Image.Verity {
+		return errHint(fmt.Errorf("kernel %s: root is verified and read-only, and its kernel image belongs to it", version), "bake a new image with `ward build --update`")
+	}
 	on, err := m.secureBoot()
 	if err != nil {
 		return fmt.Errorf("kernel %s: Secure Boot: %w", version, err)

@@ -55,6 +55,9 @@ type Disk struct {
 	ESP Size `yaml:"esp" json:"esp" jsonschema:"example=256MiB"`
 	// The root file system, ext4.
 	Root Size `yaml:"root" json:"root" jsonschema:"example=2GiB"`
+	// The partition with what a machine writes whose root is verified (integrity.root:
+	// verity in the profile): /etc, /var, /home, /root. 1GiB when absent.
+	State Size `yaml:"state,omitempty" json:"state,omitempty" jsonschema:"example=1GiB"`
 	// The PHI partition, the last one; blank until the first boot.
 	PHI Size `yaml:"phi" json:"phi" jsonschema:"example=512MiB"`
 	// The partitions of the profile's further PHI volumes (controls.phi.volumes), by
@@ -64,6 +67,9 @@ type Disk struct {
 	// percent, on the first boot; PHI gets the rest, and all that comes later.
 	RootShare int `yaml:"root_share,omitempty" json:"root_share,omitempty" jsonschema:"minimum=0,maximum=90"`
 }
+
+// DefaultState is the size of the state partition of an image that names none.
+const DefaultState = GiB
 
 // Modules names sets of kernel modules and single ones. In YAML it may be one word.
 type Modules []string

@@ -67,7 +67,7 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !reflect.DeepEqual(img.Disk, Disk{64 * MiB, 4 * GiB, 32 * MiB, nil, 0}) || !slices.Equal(img.Modules, Modules{"generic", "my_module"}) || len(img.Mirrors) != 2 || img.KernelArgs[1] != "hugepages=4" {
+	if !reflect.DeepEqual(img.Disk, Disk{ESP: 64 * MiB, Root: 4 * GiB, PHI: 32 * MiB}) || !slices.Equal(img.Modules, Modules{"generic", "my_module"}) || len(img.Mirrors) != 2 || img.KernelArgs[1] != "hugepages=4" {
 		t.Errorf("Load() = %+v, want what the file says", img)
 	}
 }

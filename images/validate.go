@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"path"
@@ -68,6 +69,7 @@ var limits = []struct {
 }{
 	{"disk.esp", func(i *Image) Size { return i.Disk.ESP }, 64 * MiB, 4 * GiB},
 	{"disk.root", func(i *Image) Size { return i.Disk.Root }, GiB, 16 * TiB},
+	{"disk.state", func(i *Image) Size { return cmp.Or(i.Disk.State, DefaultState) }, 128 * MiB, 16 * TiB},
 	{"disk.phi", func(i *Image) Size { return i.Disk.PHI }, minPHI, maxPHI},
 }
 

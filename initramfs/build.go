@@ -75,6 +75,9 @@ func Build(w io.Writer, spec Spec) (Result, error) {
 	if tpm {
 		words = append(slices.Clone(words), "tpm")
 	}
+	if spec.Config.Verity {
+		words = append(slices.Clone(words), "verity")
+	}
 	c, err := choose(table, slices.Concat(words, spec.Config.Modules))
 	if err != nil {
 		return Result{}, err

@@ -32,6 +32,8 @@ var Sets = []Set{
 	{Name: "xen", Have: []string{"xen_blkfront"}},
 	{Name: "usb", Have: []string{"xhci_pci", "xhci_hcd", "ehci_pci", "uhci_hcd", "ohci_pci", "usb_storage", "uas", "sd_mod"}},
 	{Name: "mmc", Have: []string{"sdhci_pci", "sdhci_acpi", "mmc_block"}},
+	// A verified root and what is written over it.
+	{Name: "verity", Load: []string{"dm_verity", "overlay"}, Have: []string{"sha256_ssse3"}},
 	{Name: "tpm", Have: []string{"tpm_tis", "tpm_crb"}},
 	{
 		Name: "net",

@@ -72,9 +72,15 @@ type Updates struct {
 type Integrity struct {
 	// When the machine is compared with its database, a calendar event of systemd.time(7).
 	OnCalendar string `yaml:"on_calendar" json:"on_calendar" jsonschema:"minLength=1,example=\"*-*-* 03:30:00\""`
+	// Whether root is writable (plain), or read-only and verified block by block
+	// against a hash in the kernel image (verity); updates are then new images.
+	Root string `yaml:"root" json:"root" jsonschema:"enum=plain,enum=verity"`
 	// What is in the database; absolute paths.
 	Paths []string `yaml:"paths" json:"paths" jsonschema:"minItems=1,example=[/usr/bin]"`
 }
+
+// RootVerity is the value of Integrity.Root for a verified root.
+const RootVerity = "verity"
 
 // RemoteLog sends every log line to the log server by TLS, 45 CFR 164.312(b) and (e)(1).
 type RemoteLog struct {

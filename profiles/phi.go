@@ -46,7 +46,7 @@ const maxVolumeName = 16
 
 // takenNames are names of partitions, and the node by which device-mapper itself
 // is spoken to.
-var takenNames = []string{DataName, "control", "esp", "root"}
+var takenNames = []string{DataName, "control", "esp", "root", handoff.StateLabel}
 
 // volumes checks the further volumes against each other and against phi-data.
 func (c check) volumes() {
@@ -57,7 +57,7 @@ func (c check) volumes() {
 		switch {
 		case v.Name == "": // said already
 		case slices.Contains(takenNames, v.Name):
-			c.d.Fault(at+".name", "choose another", "is %q, a name that every machine has already", v.Name)
+			c.d.Fault(at+".name", "choose another", "is %q, a name that ward itself uses", v.Name)
 		case len(v.Name) > maxVolumeName:
 			c.d.Fault(at+".name", "", "has %d characters, want at most %d", len(v.Name), maxVolumeName)
 		case slices.ContainsFunc(before, func(o Volume) bool { return o.Name == v.Name }):

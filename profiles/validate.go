@@ -44,7 +44,15 @@ func (c check) all() {
 	c.paths()
 	c.phi()
 	c.keySources()
+	c.root()
 	c.waivers()
+}
+
+// root: where it is verified nothing can be installed.
+func (c check) root() {
+	if c.p.Controls.Integrity.Root == RootVerity && c.p.Controls.Updates.Unattended {
+		c.d.Fault("controls.integrity.root", "say updates: {unattended: false} beside it, and bake new images in time", "is verity, and a verified root takes no update of a package")
+	}
 }
 
 // less wants one number below another. The fault stands at the one that the

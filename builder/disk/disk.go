@@ -27,15 +27,17 @@ const (
 	espType = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 )
 
-// Layout is a disk: ESP, further PHI volumes, root and PHI, in this order. PHI is
-// last so that it can grow when the disk does, and root is before it so that it can
+// Layout is a disk: ESP, further PHI volumes, root, state where root is verified,
+// and PHI, in this order. PHI is last so that it can grow when the disk does, and
+// what a machine writes outside of it, root or state, is before it so that it can
 // take a share of that while PHI is blank. By number the further volumes come after
-// the three that every disk has.
+// the three that every disk has, and state after them.
 type Layout struct {
 	GUID    string // of the disk
 	ESP     ESP
 	Volumes []PHI
 	Root    Root
+	State   Root // what a machine writes whose root is read-only; without a size: none
 	PHI     PHI
 	// BIOS is the boot sector of syslinux for GPT, a file of the host; empty: the
 	// disk does not start under a BIOS.
@@ -66,7 +68,7 @@ type PHI struct {
 // Size is the size of the whole disk in bytes.
 func (l Layout) Size() int64 {
 	// The first MiB holds the primary table, the last one the backup.
-	return l.root() + up(l.Root.Size) + up(l.PHI.Size) + alignment
+	return l.root() + up(l.Root.Size) + up(l.State.Size) + up(l.PHI.Size) + alignment
 }
 
 // root is where the root partition begins.
@@ -84,10 +86,16 @@ func up(n int64) int64 { return (n + alignment - 1) / alignment * alignment }
 // the same bytes, given the same SOURCE_DATE_EPOCH in the environment, which
 // mtools takes its times from.
 func Write(ctx context.Context, log *slog.Logger, path string, l Layout) (err error) {
-	if info, err := os.Stat(l.Root.File); err != nil {
-		return fmt.Errorf("disk: root: %w", err)
-	} else if info.Size() > l.Root.Size {
-		return fmt.Errorf("disk: root: file system has %d bytes, its partition %d", info.Size(), l.Root.Size)
+	systems := []fileSystem{{"root", l.Root}}
+	if l.State.Size > 0 {
+		systems = append(systems, fileSystem{handoff.StateLabel, l.State})
+	}
+	for _, p := range systems {
+		if info, err := os.Stat(p.File); err != nil {
+			return fmt.Errorf("disk: %s: %w", p.name, err)
+		} else if info.Size() > p.Size {
+			return fmt.Errorf("disk: %s: file system has %d bytes, its partition %d", p.name, info.Size(), p.Size)
+		}
 	}
 	d, err := diskfs.Create(path, l.Size(), diskfs.SectorSize512)
 	if err != nil {
@@ -100,7 +108,8 @@ func Write(ctx context.Context, log *slog.Logger, path string, l Layout) (err er
 		esp.Attributes = legacyBoot
 	}
 	root := partition(2, "root", handoff.RootType, l.Root.GUID, l.root(), l.Root.Size)
-	phi := partition(3, l.PHI.Name, handoff.PHIType, l.PHI.GUID, l.root()+up(l.Root.Size), l.PHI.Size)
+	behind := l.root() + up(l.Root.Size)
+	phi := partition(3, l.PHI.Name, handoff.PHIType, l.PHI.GUID, behind+up(l.State.Size), l.PHI.Size)
 	table := &gpt.Table{
 		GUID: l.GUID, ProtectiveMBR: true, LogicalSectorSize: sector, PhysicalSectorSize: sector,
 		Partitions: []*gpt.Partition{esp, root, phi},
@@ -110,6 +119,10 @@ func Write(ctx context.Context, log *slog.Logger, path string, l Layout) (err er
 		table.Partitions = append(table.Partitions, partition(4+i, v.Name, handoff.PHIType, v.GUID, at, v.Size))
 		at += up(v.Size)
 	}
+	starts := []int64{l.root(), behind}
+	if l.State.Size > 0 {
+		table.Partitions = append(table.Partitions, partition(4+len(l.Volumes), handoff.StateLabel, handoff.StateType, l.State.GUID, behind, l.State.Size))
+	}
 	if err := d.Partition(table); err != nil {
 		return fmt.Errorf("disk: partition table: %w", err)
 	}
@@ -117,7 +130,9 @@ func Write(ctx context.Context, log *slog.Logger, path string, l Layout) (err er
 	// Flushing is for whoever gives the file its final name.
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return l.writeBoot(ctx, log, path, int64(esp.Start)*sector) })
-	group.Go(func() error { return l.writeRoot(path, int64(root.Start)*sector) })
+	for i, p := range systems {
+		group.Go(func() error { return p.write(path, starts[i]) })
+	}
 	return group.Wait()
 }
 
@@ -134,13 +149,19 @@ func (l Layout) writeBoot(ctx context.Context, log *slog.Logger, path string, at
 	return nil
 }
 
-func (l Layout) writeRoot(path string, at int64) error {
+// fileSystem is one that fills a partition of that name.
+type fileSystem struct {
+	name string
+	Root
+}
+
+func (p fileSystem) write(path string, at int64) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("disk: %w", err)
 	}
-	if err := errors.Join(copySparse(f, at, l.Root.File), f.Close()); err != nil {
-		return fmt.Errorf("disk: root: %w", err)
+	if err := errors.Join(copySparse(f, at, p.File), f.Close()); err != nil {
+		return fmt.Errorf("disk: %s: %w", p.name, err)
 	}
 	return nil
 }

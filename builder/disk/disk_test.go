@@ -70,6 +70,35 @@ func TestWriteIsAcceptedByOtherTools(t *testing.T) {
 		}
 		accepted(t, l)
 	})
+	t.Run("state", func(t *testing.T) { accepted(t, withState(t, layout(t))) })
+	t.Run("state and two PHI volumes", func(t *testing.T) {
+		l := withState(t, layout(t))
+		l.Volumes = []PHI{{GUID: "dddddddd-2222-4333-8444-555555555555", Name: "archive", Size: 33<<20 + 512}}
+		accepted(t, l)
+	})
+}
+
+// withState adds the partition that a verified root has beside it.
+func withState(t *testing.T, l Layout) Layout {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "state.ext4")
+	run(t, "mke2fs", "-q", "-t", "ext4", "-L", "ward-state", file, "16M")
+	l.State = Root{GUID: "ffffffff-2222-4333-8444-555555555555", Size: 20 << 20, File: file}
+	return l
+}
+
+func TestWriteRefusesAFileSystemThatDoesNotFit(t *testing.T) {
+	for name, change := range map[string]func(*Layout){
+		"root":  func(l *Layout) { l.Root.Size = 31 << 20 },
+		"state": func(l *Layout) { l.State.Size = 15 << 20 },
+	} {
+		l := withState(t, layout(t))
+		change(&l)
+		err := Write(t.Context(), slog.New(slog.DiscardHandler), filepath.Join(t.TempDir(), "disk.raw"), l)
+		if err == nil || !strings.Contains(err.Error(), "disk: "+name+": file system has") {
+			t.Errorf("%s: Write() = %v, want that it does not fit", name, err)
+		}
+	}
 }
 
 // accepted asks other tools about a disk with this layout.
@@ -92,14 +121,17 @@ func accepted(t *testing.T, l Layout) {
 	}
 	parts := table.PartitionTable.Partitions
 	slices.SortFunc(parts, func(a, b entry) int { return int(a.Start - b.Start) })
-	// In the order of the disk: root and phi-data are always the last two.
+	// In the order of the disk: root and phi-data, with state between them, are always the last.
 	want := []entry{{Node: img + "1", Name: "esp", Type: espType, UUID: l.ESP.GUID, Size: up(l.ESP.Size)}}
 	for i, v := range l.Volumes {
 		want = append(want, entry{Node: fmt.Sprint(img, 4+i), Name: v.Name, Type: handoff.PHIType, UUID: v.GUID, Size: up(v.Size)})
 	}
-	want = append(want,
-		entry{Node: img + "2", Name: "root", Type: handoff.RootType, UUID: l.Root.GUID, Size: up(l.Root.Size)},
-		entry{Node: img + "3", Name: "phi-data", Type: handoff.PHIType, UUID: l.PHI.GUID, Size: up(l.PHI.Size)})
+	rootAt := len(want)
+	want = append(want, entry{Node: img + "2", Name: "root", Type: handoff.RootType, UUID: l.Root.GUID, Size: up(l.Root.Size)})
+	if l.State.Size > 0 {
+		want = append(want, entry{Node: fmt.Sprint(img, 4+len(l.Volumes)), Name: handoff.StateLabel, Type: handoff.StateType, UUID: l.State.GUID, Size: up(l.State.Size)})
+	}
+	want = append(want, entry{Node: img + "3", Name: "phi-data", Type: handoff.PHIType, UUID: l.PHI.GUID, Size: up(l.PHI.Size)})
 	if len(parts) != len(want) {
 		t.Fatalf("sfdisk sees %d partitions, want %d", len(parts), len(want))
 	}
@@ -133,8 +165,15 @@ func accepted(t *testing.T, l Layout) {
 	if !bytes.Equal(read(t, copied), read(t, l.ESP.Files["/EFI/BOOT/BOOTX64.EFI"])) {
 		t.Error("mcopy reads other bytes from the ESP than were written")
 	}
-	root := cut(len(parts) - 2)
+	root := cut(rootAt)
 	run(t, "e2fsck", "-fn", root)
+	if l.State.Size > 0 {
+		state := cut(rootAt + 1)
+		run(t, "e2fsck", "-fn", state)
+		if out := run(t, "blkid", "-p", state); !strings.Contains(out, `LABEL="ward-state"`) {
+			t.Errorf("blkid: %s", out)
+		}
+	}
 	if out := run(t, "debugfs", "-R", "cat /hello", root); !strings.Contains(out, "hello") {
 		t.Errorf("debugfs: %s", out)
 	}

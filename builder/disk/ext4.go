@@ -18,6 +18,7 @@ import (
 type Ext4 struct {
 	Tree  string
 	UUID  string // of the file system; also the seed of its directory hashes
+	Label string // of the file system; empty: that of root
 	Size  int64  // bytes
 	Epoch int64  // every time in it is at most this one, seconds
 }
@@ -29,10 +30,13 @@ var ErrTooSmall = errors.New("the tree does not fit")
 // extended attributes in a new sparse file. Equal trees give equal bytes,
 // whenever and wherever they were unpacked.
 func WriteExt4(ctx context.Context, log *slog.Logger, out string, e Ext4) error {
+	if e.Label == "" {
+		e.Label = "ward-root"
+	}
 	epoch := strconv.FormatInt(e.Epoch, 10)
 	env := append(os.Environ(), "E2FSPROGS_FAKE_TIME="+epoch, "SOURCE_DATE_EPOCH="+epoch)
 	err := command.Start(ctx, log, command.Spec{
-		Argv: []string{"mke2fs", "-q", "-t", "ext4", "-L", "ward-root", "-U", e.UUID, "-m", "1",
+		Argv: []string{"mke2fs", "-q", "-t", "ext4", "-L", e.Label, "-U", e.UUID, "-m", "1",
 			// The file is new and full of holes: nothing has to be zeroed, now or by the machine.
 			"-E", "hash_seed=" + e.UUID + ",assume_storage_prezeroed=1,lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0",
 			"-d", e.Tree, out, strconv.FormatInt(e.Size/1024, 10) + "K"},

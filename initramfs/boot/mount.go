@@ -99,9 +99,22 @@ func (m *machine) mountRoot() error {
 	if err := m.onlyRoot(); err != nil {
 		return err
 	}
+	device := b.Path
+	verity, verified, err := m.verity()
+	if err != nil {
+		return err
+	}
+	if verified {
+		if device, err = m.mapVerity(b, verity); err != nil {
+			return err
+		}
+	}
 	fstype, _ := m.line.Get("rootfstype")
 	if fstype == "" {
 		fstype = b.FS
+	}
+	if verified { // what the partition says is not believed
+		fstype = "ext4"
 	}
 	if fstype == "" || fstype == "crypto_LUKS" {
 		return fmt.Errorf("%s has no file system that is known here", b.Path)
@@ -110,7 +123,7 @@ func (m *machine) mountRoot() error {
 		return err
 	}
 	flags, data := uintptr(unix.MS_RDONLY), ""
-	if m.line.Last("ro", "rw") == "rw" {
+	if m.line.Last("ro", "rw") == "rw" && !verified {
 		flags = 0
 	}
 	if v, ok := m.line.Get("rootflags"); ok {
@@ -119,10 +132,18 @@ func (m *machine) mountRoot() error {
 	if err := os.MkdirAll(sysroot, 0o755); err != nil {
 		return err
 	}
-	if err := unix.Mount(b.Path, sysroot, fstype, flags, data); err != nil {
-		return fmt.Errorf("mount %s as %s: %w", b.Path, fstype, err)
+	if err := unix.Mount(device, sysroot, fstype, flags, data); err != nil {
+		if verified {
+			err = notVerified(err)
+		}
+		return fmt.Errorf("mount %s as %s: %w", device, fstype, err)
 	}
-	m.log.Info("root is mounted", "device", b.Path, "fs", fstype)
+	m.log.Info("root is mounted", "device", device, "fs", fstype)
+	if verified {
+		if err := m.overlay(); err != nil {
+			return err
+		}
+	}
 	return m.readPins()
 }
 

@@ -37,6 +37,9 @@ type Config struct {
 	Sources []Source `json:"sources"`
 	// OnFailure is "degrade" (boot without PHI) or "halt".
 	OnFailure string `json:"on_failure"`
+	// Verity says that root is verified: a kernel line that does not say what it must
+	// be is refused.
+	Verity bool `json:"verity,omitempty"`
 	// Modules are loaded at once on start, earlier ones first where they compete;
 	// dependencies are resolved from modules.dep. "A|B" is B where A cannot be loaded.
 	Modules []string `json:"modules"`

@@ -27,18 +27,22 @@ const (
 // Integrity compares programs and configuration with what they were on first boot.
 func Integrity(p *profiles.Profile, r distro.Release) Control {
 	i := p.Controls.Integrity
-	return Control{
-		ID:    "integrity",
-		Title: "a changed program or configuration file is found",
-		Why:   "Whoever breaks in changes programs in order to stay.",
-		Refs:  []string{"45 CFR 164.312(c)(1)", "45 CFR 164.312(c)(2)", "NIST 800-53 SI-7"},
-		Settings: []Setting{
-			setting{
-				name: "files", apply: func(ctx context.Context, t *Target) error { return applyIntegrity(ctx, t, r, i) },
-				want: unchanged, check: checkIntegrity,
-			},
-			unit{"ward-integrity.timer", unitRunning},
+	settings := []Setting{
+		setting{
+			name: "files", apply: func(ctx context.Context, t *Target) error { return applyIntegrity(ctx, t, r, i) },
+			want: unchanged, check: checkIntegrity,
 		},
+		unit{"ward-integrity.timer", unitRunning},
+	}
+	if i.Root == profiles.RootVerity {
+		settings = append(settings, setting{name: "root", want: rootVerified, check: checkVerifiedRoot})
+	}
+	return Control{
+		ID:       "integrity",
+		Title:    "a changed program or configuration file is found",
+		Why:      "Whoever breaks in changes programs in order to stay.",
+		Refs:     []string{"45 CFR 164.312(c)(1)", "45 CFR 164.312(c)(2)", "NIST 800-53 SI-7"},
+		Settings: settings,
 	}
 }
 

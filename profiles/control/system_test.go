@@ -366,6 +366,38 @@ func TestIntegrity(t *testing.T) {
 	})
 }
 
+func TestIntegrityVerity(t *testing.T) {
+	const (
+		salt, digest = "abababababababababababababababababababababababababababababababab", "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd"
+		source       = "findmnt --noheadings --output SOURCE /"
+		table        = "dmsetup table root"
+		status       = "dmsetup status root"
+		good         = "0 4161536 verity 1 254:2 254:2 4096 4096 520192 520192 sha256 " + digest + " " + salt
+	)
+	touch := func(dir string) string {
+		return "sh -c LC_ALL=C touch " + dir + "/.ward-verity 2>&1; rm -f " + dir + "/.ward-verity 2>/dev/null; true"
+	}
+	system(t, control.Integrity, func(p *profiles.Profile) { p.Controls.Integrity.Root = profiles.RootVerity }, func(t *testing.T, out controltest.Outputs) []controltest.Break {
+		out["cat /proc/cmdline"] = controltest.Output{Stdout: "root=PARTUUID=x ro ward.verity=520192:" + salt + ":" + digest + "\n"}
+		out[source] = controltest.Output{Stdout: "/dev/mapper/root\n"}
+		out[table] = controltest.Output{Stdout: good + "\n"}
+		out[status] = controltest.Output{Stdout: "0 4161536 verity V\n"}
+		for _, dir := range []string{"/usr", "/boot"} {
+			out[touch(dir)] = controltest.Output{Stdout: "touch: cannot touch '" + dir + "/.ward-verity': Read-only file system\n"}
+		}
+		return []controltest.Break{
+			{Name: "no database", Setting: "files", Change: says("stat --format=%Y %n /var/lib/aide/ward-integrity.db", "", 1), Got: "there is no database"},
+			{Name: "plain root", Setting: "root", Change: says(source, "/dev/vda2\n", 0), Got: "root is /dev/vda2"},
+			{Name: "a block differs", Setting: "root", Change: says(status, "0 4161536 verity C\n", 0), Got: "a block of root differs from its digest"},
+			{Name: "another digest", Setting: "root", Change: says(table, strings.Replace(good, digest, salt, 1), 0), Got: "the table is 0 4161536 verity"},
+			{Name: "corruption is ignored", Setting: "root", Change: says(table, good+" 1 ignore_corruption\n", 0), Got: "ignore_corruption"},
+			{Name: "no digest in the line", Setting: "root", Change: says("cat /proc/cmdline", "ro\n", 0), Got: "the kernel line names no digest"},
+			{Name: "writable", Setting: "root", Change: says(touch("/usr"), "", 0), Got: "/usr can be written to"},
+			offBreak("ward-integrity.timer"),
+		}
+	})
+}
+
 const aideFound = `Start timestamp: 2026-11-23 19:23:52 +0000 (AIDE 0.18.3)
 AIDE found differences between database and filesystem!!
 

@@ -54,14 +54,20 @@ func (t *table) last() *gpt.Partition {
 // end is where the last partition ends.
 func (t *table) end() int64 { return int64(t.last().End+1) * t.sector }
 
-// root is the root partition: where it begins, how long it is, its number.
-func (t *table) root() (start, length int64, number int, err error) {
-	for _, p := range t.Partitions {
-		if isRoot(string(p.Type)) {
-			return int64(p.Start) * t.sector, int64(p.End-p.Start+1) * t.sector, p.Index, nil
+// written is the partition on which the machine keeps what it writes, and where
+// on it /var is: root, or the state partition where root is verified.
+func (t *table) written() (p partition, dir string, err error) {
+	for _, kind := range []struct {
+		is  func(string) bool
+		dir string
+	}{{isState, "var/upper"}, {isRoot, "var"}} {
+		for _, p := range t.Partitions {
+			if kind.is(string(p.Type)) {
+				return partition{start: int64(p.Start) * t.sector, length: int64(p.End-p.Start+1) * t.sector, number: int32(p.Index)}, kind.dir, nil
+			}
 		}
 	}
-	return 0, 0, 0, errors.New("the image has no root partition")
+	return partition{}, "", errors.New("the image has no root partition")
 }
 
 // grow makes the table one for a disk of that size. The PHI partition, if it is the

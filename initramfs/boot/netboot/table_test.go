@@ -11,8 +11,8 @@ import (
 	"ward/initramfs/handoff"
 )
 
-// TestTable installs the table of images with one PHI volume and with three on a
-// larger disk: root is found wherever it is, the last volume gets the space, and
+// TestTable installs the table of images with one PHI volume, with three and with a
+// verified root on a larger disk: what the machine writes to is found wherever it is, the last volume gets the space, and
 // nothing else changes its place. sgdisk makes the table and looks at the result.
 func TestTable(t *testing.T) {
 	const esp = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
@@ -24,7 +24,9 @@ func TestTable(t *testing.T) {
 	// As the builder lays them out: further volumes lie before root.
 	three := []part{{1, 1, 40, esp, "esp"}, {4, 41, 32, handoff.PHIType, "archive"}, {5, 73, 33, handoff.PHIType, "scans"},
 		{2, 106, 40, handoff.RootType, "root"}, {3, 146, 40, handoff.PHIType, "phi-data"}}
-	for name, parts := range map[string][]part{"one PHI volume": one, "three PHI volumes": three} {
+	verified := []part{{1, 1, 40, esp, "esp"}, {4, 41, 32, handoff.PHIType, "archive"},
+		{2, 73, 40, handoff.RootType, "root"}, {5, 113, 20, handoff.StateType, handoff.StateLabel}, {3, 133, 40, handoff.PHIType, "phi-data"}}
+	for name, parts := range map[string][]part{"one PHI volume": one, "three PHI volumes": three, "verified root": verified} {
 		t.Run(name, func(t *testing.T) {
 			image := filepath.Join(t.TempDir(), "disk")
 			f, err := os.Create(image)
@@ -55,9 +57,12 @@ func TestTable(t *testing.T) {
 			if got := table.end(); got != int64(end)<<20 {
 				t.Errorf("end() = %d MiB, want %d", got>>20, end)
 			}
-			root := parts[len(parts)-2]
-			if start, length, number, err := table.root(); err != nil || start != int64(root.start)<<20 || length != int64(root.size)<<20 || number != 2 {
-				t.Errorf("root() = %d, %d, %d, %v, want partition 2 at %d MiB with %d", start, length, number, err, root.start, root.size)
+			writes, wantDir := parts[len(parts)-2], "var"
+			if writes.name == handoff.StateLabel {
+				wantDir = "var/upper"
+			}
+			if p, dir, err := table.written(); err != nil || p.start != int64(writes.start)<<20 || p.length != int64(writes.size)<<20 || int(p.number) != writes.number || dir != wantDir {
+				t.Errorf("written() = %+v, %q, %v, want partition %d at %d MiB with %d, and %q", p, dir, err, writes.number, writes.start, writes.size, wantDir)
 			}
 			const size = 1 << 30
 			if err := f.Truncate(size); err != nil {

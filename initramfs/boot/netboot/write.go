@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"path"
 	"strings"
 	"time"
 	"unsafe"
@@ -155,17 +155,17 @@ func clearRest(f *os.File, image, size int64) error {
 }
 
 // configPath is where wardctl looks for the config of the last boot; it is its
-// ConfigPath.
-const configPath = "var/lib/ward/config.ign"
+// ConfigPath, below /var.
+const configPath = "lib/ward/config.ign"
 
 // leaveConfig mounts the new root and puts the machine's config where wardctl
 // finds it. The kernel is told of the partition by hand, as no table is there yet.
 func (in *install) leaveConfig(f *os.File, t disk, table *table, config []byte) error {
-	start, length, n, err := table.root()
+	p, dirOfVar, err := table.written()
 	if err != nil {
 		return err
 	}
-	p := partition{start: start, length: length, number: int32(n)}
+	n := p.number
 	if err := p.ioctl(f, unix.BLKPG_ADD_PARTITION); err != nil {
 		return fmt.Errorf("partition %d: %w", n, err)
 	}
@@ -193,7 +193,7 @@ func (in *install) leaveConfig(f *os.File, t disk, table *table, config []byte) 
 	if err := unix.Mount(name, dir, "ext4", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount %s: %w", name, err)
 	}
-	err = putConfig(dir, config)
+	err = putConfig(dir, path.Join(dirOfVar, configPath), config)
 	unix.Sync()
 	if e := unix.Unmount(dir, 0); e != nil && err == nil {
 		err = fmt.Errorf("unmount %s: %w", name, e)
@@ -201,22 +201,26 @@ func (in *install) leaveConfig(f *os.File, t disk, table *table, config []byte) 
 	return err
 }
 
-func putConfig(dir string, config []byte) (err error) {
+// putConfig writes a file in folders that only root enters, as wardctl's own is.
+func putConfig(dir, name string, config []byte) (err error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	if err := root.MkdirAll(filepath.Dir(configPath), 0o755); err != nil {
+	if err := root.MkdirAll(path.Dir(path.Dir(name)), 0o755); err != nil {
 		return err
 	}
-	f, err := root.OpenFile(configPath, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err := root.MkdirAll(path.Dir(name), 0o700); err != nil {
+		return err
+	}
+	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	if _, err := f.Write(config); err != nil {
-		return fmt.Errorf("/%s: %w", configPath, err)
+		return fmt.Errorf("/%s: %w", name, err)
 	}
 	return f.Sync()
 }
@@ -236,5 +240,6 @@ func (p partition) ioctl(f *os.File, op int32) error {
 	return nil
 }
 
-func isPHI(kind string) bool  { return strings.EqualFold(kind, handoff.PHIType) }
-func isRoot(kind string) bool { return strings.EqualFold(kind, handoff.RootType) }
+func isPHI(kind string) bool   { return strings.EqualFold(kind, handoff.PHIType) }
+func isState(kind string) bool { return strings.EqualFold(kind, handoff.StateType) }
+func isRoot(kind string) bool  { return strings.EqualFold(kind, handoff.RootType) }
