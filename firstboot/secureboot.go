@@ -8,18 +8,21 @@ import (
 
 const (
 	efiDir = "sys/firmware/efi"
+	efiVars = efiDir + "/efivars"
 	// secureBootPath is UEFI's variable SecureBoot (UEFI 2.10, 3.3), as efivarfs shows it.
-	secureBootPath = efiDir + "/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+	secureBootPath = efiVars + "/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 )
 
 // secureBoot tells whether the firmware starts only what is signed.
 func (m *Machine) secureBoot() (bool, error) {
 	data, err := m.root.ReadFile(secureBootPath)
 	if errors.Is(err, fs.ErrNotExist) {
-		// A BIOS, or a UEFI that never heard of it. On an image that is signed the
-		// variable must be there: to take its absence for a no could end a machine.
+		// A BIOS, or a UEFI that never heard of it. To take variables that are not shown
+		// for a no could end a machine whose image is signed.
 		if _, e := m.root.Stat(efiDir); e == nil && m.facts.Image.SecureBoot != "" {
-			return false, fmt.Errorf("/%s is not there, and the image is signed", secureBootPath)
+			if all, e := fs.ReadDir(m.root.FS(), efiVars); e != nil || len(all) == 0 {
+				return false, fmt.Errorf("/%s shows no variable, and the image is signed", efiVars)
+			}
 		}
 		return false, nil
 	} else if err != nil {

@@ -21,7 +21,8 @@ func TestCheckKernel(t *testing.T) {
 		{"on", []byte{6, 0, 0, 0, 1}, true, true, refused},
 		{"on, unsigned image", []byte{6, 0, 0, 0, 1}, true, false, refused},
 		{"UEFI that does not say, unsigned image", nil, true, false, ""},
-		{"UEFI that does not say", nil, true, true, "is not there, and the image is signed"},
+		{"UEFI whose variables are not shown", nil, true, true, "shows no variable, and the image is signed"},
+		{"UEFI without Secure Boot", []byte("other"), true, true, ""},
 		{"cut", []byte{6, 0, 0, 0}, true, true, "has 4 bytes, want 5"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -32,7 +33,11 @@ func TestCheckKernel(t *testing.T) {
 				}
 			}
 			if c.variable != nil {
-				if err := os.WriteFile(filepath.Join(dir, secureBootPath), c.variable, 0o600); err != nil {
+				name := secureBootPath
+				if string(c.variable) == "other" {
+					name = efiVars + "/BootOrder-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+				}
+				if err := os.WriteFile(filepath.Join(dir, name), c.variable, 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -62,6 +62,15 @@ func onMount(ctx context.Context, t *Target, apply func() error) error {
 
 // applyFscryptKey makes the raw key, once, and sets fscrypt up on the volume.
 func applyFscryptKey(ctx context.Context, t *Target) error {
+	// fscrypt setup makes its folders for login protectors in / too, or finds them
+	// there (seen with 0.3.3): a verified root must have them from the start.
+	if t.Phase == Bake && t.Profile.Controls.Integrity.Root == profiles.RootVerity {
+		for _, dir := range []string{".fscrypt/policies", ".fscrypt/protectors"} {
+			if err := t.Root.MkdirAll(dir, 0o755); err != nil {
+				return err
+			}
+		}
+	}
 	return onMount(ctx, t, func() error {
 		// fscrypt setup asks before it changes a setup that is there; without a
 		// configuration it makes one, fscrypt(8).

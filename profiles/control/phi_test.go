@@ -2,6 +2,9 @@ package control_test
 
 import (
 	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -227,5 +230,26 @@ func TestFscryptLock(t *testing.T) {
 	f := folder{unlocked: true, emptyList: true}
 	if got, err := s.Check(t.Context(), f.machine(t, p)); err == nil || !strings.Contains(err.Error(), "lists nothing") {
 		t.Errorf("an empty list: Check() = %q, %v, want unknown because it lists nothing", got, err)
+	}
+}
+
+// TestFscryptOnVerifiedRoot: nothing can be made in / later.
+func TestFscryptOnVerifiedRoot(t *testing.T) {
+	p := hipaa(t)
+	p.Controls.Integrity.Root = profiles.RootVerity
+	dir := t.TempDir()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	c := control.Fscrypt(p, distro.All[0])
+	if err := control.Apply(t.Context(), c, &control.Target{Phase: control.Bake, Root: root, Profile: p, Release: distro.All[0], Log: slog.New(slog.DiscardHandler)}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"policies", "protectors"} {
+		if info, err := os.Stat(filepath.Join(dir, ".fscrypt", name)); err != nil || info.Mode().Perm() != 0o755 {
+			t.Errorf("/.fscrypt/%s: %v, %v, want a folder with mode 0755", name, info, err)
+		}
 	}
 }
