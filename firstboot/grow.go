@@ -32,8 +32,9 @@ func (m *Machine) growDisks(ctx context.Context) error {
 	}
 	blank := map[string]bool{} // by partition
 	var parts []string
-	if id, ok := rootPartition(m.line("proc/cmdline")); ok {
-		parts = append(parts, id)
+	root, onDisk := rootPartition(m.line("proc/cmdline"))
+	if onDisk {
+		parts = append(parts, root)
 	}
 	pins, err := m.pins()
 	if err != nil {
@@ -70,13 +71,13 @@ func (m *Machine) growDisks(ctx context.Context) error {
 			return fmt.Errorf("grow %s: %w", disk, err)
 		}
 	}
-	if len(parts) == 0 {
+	if !onDisk { // it is in memory
 		return nil
 	}
 	if m.facts.Image.Verity { // root itself stays as it was made
 		return m.growState(ctx)
 	}
-	return m.growRoot(ctx, parts[0])
+	return m.growRoot(ctx, root)
 }
 
 // rootPartition reads the UUID of the root partition out of a kernel line.

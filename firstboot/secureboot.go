@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	efiDir = "sys/firmware/efi"
+	efiDir  = "sys/firmware/efi"
 	efiVars = efiDir + "/efivars"
 	// secureBootPath is UEFI's variable SecureBoot (UEFI 2.10, 3.3), as efivarfs shows it.
 	secureBootPath = efiVars + "/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -43,6 +43,9 @@ func (m *Machine) CheckKernel(version string) error {
 	}
 	if m.facts.Image.Verity {
 		return errHint(fmt.Errorf("kernel %s: root is verified and read-only, and its kernel image belongs to it", version), "bake a new image with `ward build --update`")
+	}
+	if _, ok := rootPartition(m.line("proc/cmdline")); !ok && m.line("proc/cmdline") != "" {
+		return errHint(fmt.Errorf("kernel %s: root is in memory, and the machine starts what the network gives it", version), "bake a new image and export it with `ward pxe export --live`")
 	}
 	on, err := m.secureBoot()
 	if err != nil {

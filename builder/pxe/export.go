@@ -51,6 +51,9 @@ type Options struct {
 	Modules []string
 	// Machines are WHO=CONFIG[@RULE], where WHO is a MAC address or serial:S.
 	Machines []string
+	// Live exports a set that is not installed: root is loaded into memory, and only
+	// patients' data are on a disk.
+	Live bool
 	// Append are words added to the kernel line.
 	Append []string
 	Log    *slog.Logger
@@ -228,11 +231,17 @@ func (e *export) initramfs(ctx context.Context, raw string) error {
 		return err
 	}
 	var out bytes.Buffer
-	_, err = initramfs.Build(&out, initramfs.Spec{
+	spec := initramfs.Spec{
 		Init: e.init, KernelVersion: e.from.Kernel, ModulesFS: os.DirFS(modules), Modules: e.Modules,
 		Config: handoff.Config{Version: handoff.Version, OnFailure: handoff.Halt},
 		Files:  map[string][]byte{strings.TrimPrefix(netimage.PinsPath, "/"): pins},
-	})
+	}
+	if e.Live {
+		if err := e.live(&spec); err != nil {
+			return err
+		}
+	}
+	_, err = initramfs.Build(&out, spec)
 	if err != nil {
 		return err
 	}
@@ -335,7 +344,7 @@ func (e *export) sign(context.Context, string) error {
 		}
 	}
 	for name, data := range map[string][]byte{
-		netimage.ManifestFile: text, netimage.SignatureFile: sig, ScriptFile: []byte(Script(e.URL, e.Append)),
+		netimage.ManifestFile: text, netimage.SignatureFile: sig, ScriptFile: []byte(Script(e.URL, append(e.words(), e.Append...))),
 	} {
 		if err := os.WriteFile(filepath.Join(e.work, name), data, 0o644); err != nil {
 			return err

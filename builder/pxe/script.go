@@ -1,6 +1,7 @@
 package pxe
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -18,4 +19,17 @@ func Script(url string, words []string) string {
 		"kernel " + KernelFile + " " + strings.Join(append(line, words...), " ") + "\n" +
 		"initrd " + InitrdFile + "\n" +
 		"boot\n"
+}
+
+// wordsOf are the words of a script's kernel line that Script does not add itself.
+func wordsOf(script string) []string {
+	own := strings.Fields(strings.Split(Script("", nil), "\n")[1])
+	for line := range strings.Lines(script) {
+		f := strings.Fields(line)
+		if len(f) < len(own) || !slices.Equal(f[:len(own)], own) {
+			continue
+		}
+		return slices.DeleteFunc(f[len(own):], func(w string) bool { return strings.HasPrefix(w, "ward.url=") })
+	}
+	return nil
 }

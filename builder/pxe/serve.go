@@ -149,7 +149,11 @@ func (s *Server) first(w http.ResponseWriter, r *http.Request) {
 // script is the set's script with this server's address in it.
 func (s *Server) script() string {
 	_, port, _ := net.SplitHostPort(s.HTTPSAddr)
-	return Script("https://"+net.JoinHostPort(s.service.Public, port)+"/", s.service.Append)
+	var words []string
+	if text, err := s.root.ReadFile(ScriptFile); err == nil {
+		words = wordsOf(string(text))
+	}
+	return Script("https://"+net.JoinHostPort(s.service.Public, port)+"/", append(words, s.service.Append...))
 }
 
 // second serves what the installing machine fetches, and takes its reports.

@@ -30,8 +30,26 @@ const (
 	volumeTimeout = 15 * time.Second
 )
 
+// Found is what a boot knows when it looks for root.
+type Found struct {
+	Log     *slog.Logger
+	Line    cmdline.Line
+	Disks   *disks.Set
+	Modules *modload.Loader
+}
+
+// Given is a root that is not on a disk of the machine.
+type Given struct {
+	Device string // block device with ext4, mounted writable
+	// Prepare writes into it before it becomes the root.
+	Prepare func(*os.Root) error
+}
+
 // Options are what cmd/init chooses at compile time.
 type Options struct {
+	// Root gives the root, instead of the kernel line; volumes are looked for after
+	// it. nil: the partition that root= names.
+	Root func(context.Context, Found) (Given, error)
 	// More gives key sources beyond the local ones; nil: none.
 	More func(cmdline.Line) map[string]keysource.Fetcher
 	// Leave reads the TPM's registers for the report, and closes what is sealed to
@@ -127,6 +145,11 @@ func (m *machine) mountAll() error {
 	m.crypto = m.job("modules", func() error { return m.modules.LoadAll(m.config.Modules) })
 	coldplug := m.job("devices", m.modules.Coldplug)
 	m.rooted = m.job("root", m.mountRoot)
+	if m.options.Root != nil { // it takes minutes, and may make the volumes' partition
+		if err := m.rooted.wait(); err != nil {
+			return err
+		}
+	}
 	reports := make([]handoff.VolumeReport, len(m.config.Volumes))
 	var wg sync.WaitGroup
 	for i, v := range m.config.Volumes {

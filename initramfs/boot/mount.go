@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -74,6 +75,9 @@ func parseRoot(s string) (rootSpec, error) {
 // kernel line says rw. There is no fsck here: ext4 and xfs replay their journal
 // when they are mounted, and systemd-fsck-root runs before root is made writable.
 func (m *machine) mountRoot() error {
+	if m.options.Root != nil {
+		return m.mountGiven()
+	}
 	text, ok := m.line.Get("root")
 	if !ok {
 		return errors.New("the kernel line has no root=")
@@ -147,9 +151,39 @@ func (m *machine) mountRoot() error {
 	return m.readPins()
 }
 
+// mountGiven mounts a root that Options.Root gives.
+func (m *machine) mountGiven() error {
+	given, err := m.options.Root(context.Background(), Found{Log: m.log, Line: m.line, Disks: m.disks, Modules: m.modules})
+	if err != nil {
+		return err
+	}
+	if err := m.modules.Load("ext4"); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(sysroot, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(given.Device, sysroot, "ext4", 0, ""); err != nil {
+		return fmt.Errorf("mount %s: %w", given.Device, err)
+	}
+	root, err := os.OpenRoot(sysroot)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := given.Prepare(root); err != nil {
+		return err
+	}
+	m.log.Info("root is mounted", "device", given.Device)
+	return m.readPins()
+}
+
 // onlyRoot refuses a second device that root= fits: a copy of the disk is
 // attached, and which of them is the right one cannot be known.
 func (m *machine) onlyRoot() error {
+	if m.root.match == nil {
+		return nil // root is given
+	}
 	found := m.disks.Find(m.root.match)
 	if len(found) > 1 {
 		return fmt.Errorf("%s and %s both have %s: detach the copy", found[0].Path, found[1].Path, m.root.text)

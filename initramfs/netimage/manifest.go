@@ -30,6 +30,8 @@ const (
 	DiskFile      = "disk.zst"
 	// ReportPath takes what becomes of an installation, POST, one line of text.
 	ReportPath = "report"
+	// LivePath is there in an initramfs that loads root into memory.
+	LivePath = "/etc/ward/live"
 	// PinsPath is where Pins lie in the initramfs.
 	PinsPath = "/etc/ward/netboot.json"
 )

@@ -41,7 +41,10 @@ with its signature netboot.json.minisig, disk.zst, and the configs of the machin
 are named with --machine. DIR is what ward build wrote.
 
 A disk rule is blank (the only disk without data), serial:S, wwn:W or size:MIN-MAX. A
-disk with data is written only if its serial number is named. A config holds password
+disk with data is written only if its serial number is named. With --live nothing is
+installed: root is loaded into memory at each boot, and lost at its end; patients' data
+are on a partition of their own, which a rule of the machine or the kernel line has made
+on a blank disk. A config holds password
 hashes and keys; whoever reaches the server by HTTPS and knows its name can read it.`,
 		Example: `  ward key pxe keys --host 192.0.2.10
   ward pxe export out/debian-12 -o out/pxe --keys keys --url https://192.0.2.10:8443/ --machine 52:54:00:12:34:56=db1.ign
@@ -72,6 +75,7 @@ hashes and keys; whoever reaches the server by HTTPS and knows its name can read
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.Output, "output", "o", "", "folder to write; it must not exist")
+	f.BoolVar(&o.Live, "live", false, "nothing is installed: root is loaded into memory at each boot, patients' data alone are on a disk")
 	f.StringVar(&keys, "keys", "keys", "folder that ward key pxe made")
 	f.StringVar(&o.Secret, "sign", "", "signing key, in minisign's format and not encrypted (default sign.key of --keys)")
 	f.StringVar(&o.CA, "ca", "", "authority that the machine trusts, PEM (default ca.pem of --keys)")

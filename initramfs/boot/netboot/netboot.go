@@ -38,6 +38,7 @@ type install struct {
 	line    cmdline.Line
 	pins    netimage.Pins
 	server  *server
+	net     *network.Network
 	disks   *disks.Set
 	modules *modload.Loader
 }
@@ -177,9 +178,12 @@ func (in *install) network(ctx context.Context) error {
 	ip, _ := in.line.Get("ip")
 	bond, _ := in.line.Get("bond")
 	vlan, _ := in.line.Get("vlan")
+	if in.net == nil {
+		in.net = network.NewStack(ip, bond, vlan)
+	}
 	up, cancel := context.WithTimeout(ctx, networkTimeout)
 	defer cancel()
-	if err := network.NewStack(ip, bond, vlan).Up(up, keysource.Request{Log: in.log, Module: in.modules.Load}); err != nil {
+	if err := in.net.Up(up, keysource.Request{Log: in.log, Module: in.modules.Load}); err != nil {
 		return err
 	}
 	var err error

@@ -145,7 +145,12 @@ func (s *server) small(ctx context.Context, name string, most int64) ([]byte, er
 // stream gives each frame of the image to f, in order, and goes on where it was
 // when the connection is lost.
 func (s *server) stream(ctx context.Context, d netimage.Disk, f func(i int, frame []byte) error) error {
-	next := 0
+	return s.part(ctx, d, 0, len(d.Chunks), f)
+}
+
+// part is stream for the chunks from one to before another.
+func (s *server) part(ctx context.Context, d netimage.Disk, from, to int, f func(i int, frame []byte) error) error {
+	next := from
 	var largest int64
 	for _, c := range d.Chunks {
 		largest = max(largest, c.Bytes)
@@ -153,15 +158,15 @@ func (s *server) stream(ctx context.Context, d netimage.Disk, f func(i int, fram
 	buf := make([]byte, largest)
 	shown := 0
 	return s.patiently(ctx, d.File, func(ctx context.Context, progress func()) error {
-		if next > 0 {
-			s.log.Info("the transfer goes on", "chunk", next, "of", len(d.Chunks))
+		if next > from {
+			s.log.Info("the transfer goes on", "chunk", next, "of", to)
 		}
 		body, err := s.get(ctx, d.File, d.Offset(next))
 		if err != nil {
 			return err
 		}
 		defer body.Close()
-		for next < len(d.Chunks) {
+		for next < to {
 			frame := buf[:d.Chunks[next].Bytes]
 			if _, err := io.ReadFull(body, frame); err != nil {
 				return fmt.Errorf("chunk %d: %w", next, err)
@@ -171,7 +176,7 @@ func (s *server) stream(ctx context.Context, d netimage.Disk, f func(i int, fram
 			}
 			next++
 			progress()
-			if tenth := next * 10 / len(d.Chunks); tenth > shown {
+			if tenth := (next - from) * 10 / (to - from); tenth > shown {
 				shown = tenth
 				s.log.Info("transfer", "percent", tenth*10)
 			}

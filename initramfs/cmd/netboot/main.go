@@ -1,6 +1,7 @@
 // Command netboot is the first process, PID 1, of a machine that is installed
 // over the network. It writes one disk and reboots into it, or says why not and
-// switches the machine off. See package netboot.
+// switches the machine off. In an initramfs that has netimage.LivePath it loads
+// root into memory instead, and becomes the real init. See package netboot.
 package main
 
 import (
@@ -11,12 +12,18 @@ import (
 
 	"ward/initramfs/boot"
 	"ward/initramfs/boot/netboot"
+	"ward/initramfs/netimage"
 )
 
 func main() {
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "netboot: this program is the first process of a machine and does nothing else")
 		os.Exit(2)
+	}
+	if _, err := os.Stat(netimage.LivePath); err == nil {
+		err := boot.Safely(func() error { return boot.Run(netboot.Live()) }) // it becomes the real init
+		fmt.Fprintln(os.Stderr, "ward-init: the machine is switched off:", err)
+		boot.End(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	}
 	how := unix.LINUX_REBOOT_CMD_RESTART
 	if err := boot.Safely(netboot.Run); err != nil {
