@@ -51,7 +51,7 @@ func TestSecureBoot(t *testing.T) {
 			}
 		}
 		// The kernel's own opinion (Debian's patch locks down what could change it).
-		if out := run(t, b.m, b.root, "dmesg | grep -i 'secure boot'; cat /sys/kernel/security/lockdown"); !strings.Contains(out, "Secure boot enabled") || !strings.Contains(out, "[integrity]") {
+		if out := run(t, b.m, b.root, "journalctl -b -k -o cat --no-pager | grep -i 'secure boot'; cat /sys/kernel/security/lockdown"); !strings.Contains(out, "Secure boot enabled") || !strings.Contains(out, "[integrity]") {
 			t.Errorf("the kernel says:\n%s", out)
 		}
 		refusesKernel(t, b)
