@@ -123,7 +123,7 @@ func rootFS(t *testing.T, files map[string][]byte) []byte {
 	t.Helper()
 	dir := t.TempDir()
 	tree := filepath.Join(dir, "tree")
-	for _, d := range []string{"proc", "sys", "dev", "run", "sbin", "etc/ward"} {
+	for _, d := range []string{"proc", "sys", "dev", "run", "sbin", "etc/ward", "var", "home", "root"} {
 		if err := os.MkdirAll(filepath.Join(tree, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +139,8 @@ func rootFS(t *testing.T, files map[string][]byte) []byte {
 		write(t, filepath.Join(tree, name), data)
 	}
 	img := filepath.Join(dir, "root.img")
-	run(t, nil, "mke2fs", "-q", "-t", "ext4", "-d", tree, img, fmt.Sprintf("%dM", rootMiB))
+	// dm-verity has sectors of 4 KiB, and a file system needs blocks at least as large.
+	run(t, nil, "mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", tree, img, fmt.Sprintf("%dM", rootMiB))
 	data, err := os.ReadFile(img)
 	if err != nil {
 		t.Fatal(err)

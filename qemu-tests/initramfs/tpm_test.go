@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,6 +79,10 @@ func TestTPMKey(t *testing.T) {
 		s, console := boot(t, machine{initramfs: initrd, disk: d, tpm: state})
 		if v := expect(t, s, console, handoff.StateOpened, ""); v.KeySource != "tpm2" {
 			t.Errorf("the key came from %q, want tpm2", v.KeySource)
+		}
+		// What wardctl seals to is what the register held when the volume was opened.
+		if got, want := s.Report.PCRs, strings.Repeat("00", 32); len(got) != 1 || got[11] != want {
+			t.Errorf("init reports registers %v, want PCR 11 with %s", got, want)
 		}
 	})
 	t.Run("another TPM", func(t *testing.T) {
