@@ -14,7 +14,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # What a build and its tests need, as thing:package. A thing with a slash is a file, else a program.
 TOOLS := mmdebstrap:mmdebstrap qemu-img:qemu-utils mke2fs:e2fsprogs mkfs.vfat:dosfstools mcopy:mtools unshare:util-linux \
 	newuidmap:uidmap tar:tar debugfs:e2fsprogs syslinux:syslinux /usr/lib/syslinux/mbr/gptmbr.bin:syslinux-common cryptsetup:cryptsetup-bin /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
-TEST_TOOLS := minisign:minisign /usr/lib/ipxe/qemu/efi-virtio.rom:ipxe-qemu qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf sgdisk:gdisk sfdisk:fdisk objcopy:binutils swtpm:swtpm sbverify:sbsigntool cert-to-efi-sig-list:efitools \
+TEST_TOOLS := minisign:minisign /usr/lib/ipxe/qemu/efi-virtio.rom:ipxe-qemu qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf sgdisk:gdisk sfdisk:fdisk objcopy:binutils swtpm:swtpm sbverify:sbsigntool cert-to-efi-sig-list:efitools softhsm2-util:softhsm2 /usr/lib/x86_64-linux-gnu/engines-3/libpkcs11.so:libengine-pkcs11-openssl \
 	/usr/libexec/tangd:tang clevis-luks-bind:clevis-luks swtpm_setup:swtpm-tools ssh-keygen:openssh-client zstd:zstd cpio:cpio bsdtar:libarchive-tools systemd-analyze:systemd ip:iproute2 \
 	sshd:openssh-server restic:restic rsyslogd:rsyslog /usr/lib/x86_64-linux-gnu/rsyslog/lmnsd_ossl.so:rsyslog-openssl /usr/lib/x86_64-linux-gnu/rsyslog/imrelp.so:rsyslog-relp \
 	man:man-db /usr/lib/systemd/boot/efi/linuxx64.efi.stub:systemd-boot-efi

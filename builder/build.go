@@ -416,7 +416,7 @@ func (b *build) disk(ctx context.Context) error {
 	if err := os.Setenv("SOURCE_DATE_EPOCH", strconv.FormatInt(b.epoch(), 10)); err != nil { // mtools and go-diskfs read it
 		return err
 	}
-	started, remove, err := b.started()
+	started, remove, err := b.started(ctx)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -20,7 +21,7 @@ func (b *build) held() string {
 // they were baked, or signed copies in the work folder, which remove takes away.
 // They are signed here and not in the bake: the key never enters the namespace in
 // which programs of packages run, nor a cache.
-func (b *build) started() (files map[string]string, remove func(), err error) {
+func (b *build) started(ctx context.Context) (files map[string]string, remove func(), err error) {
 	files = map[string]string{}
 	remove = func() {}
 	for _, name := range []string{loaderFile, ukiFile} {
@@ -38,7 +39,7 @@ func (b *build) started() (files map[string]string, remove func(), err error) {
 	for name, from := range files {
 		to := filepath.Join(b.work, "signed-"+name)
 		made = append(made, to)
-		err = errors.Join(err, b.SecureBoot.SignFile(to, from))
+		err = errors.Join(err, b.SecureBoot.SignFile(ctx, b.Log, to, from))
 		files[name] = to
 	}
 	if err != nil {

@@ -3,6 +3,7 @@ package secureboot
 import (
 	"bytes"
 	"encoding/asn1"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,8 @@ import (
 
 // stub is a PE file that is there on every build host that can run the tests.
 const stub = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+
+var quiet = slog.New(slog.DiscardHandler)
 
 func newKeys(t *testing.T) string {
 	t.Helper()
@@ -55,7 +58,7 @@ func TestSign(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tail := range []int{0, 1, 7, 512} { // a file whose size is no multiple of 8 is padded
-		signed, err := open(t, dir).Sign(append(bytes.Clone(image), make([]byte, tail)...))
+		signed, err := open(t, dir).Sign(t.Context(), quiet, append(bytes.Clone(image), make([]byte, tail)...))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -91,7 +94,7 @@ func TestSignUKI(t *testing.T) {
 	if err := uki.Write(&out, parts); err != nil {
 		t.Fatal(err)
 	}
-	signed, err := open(t, dir).Sign(out.Bytes())
+	signed, err := open(t, dir).Sign(t.Context(), quiet, out.Bytes())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +115,7 @@ func TestSignRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signed, err := s.Sign(image)
+	signed, err := s.Sign(t.Context(), quiet, image)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,9 +123,58 @@ func TestSignRefuses(t *testing.T) {
 		image []byte
 		want  string
 	}{{signed, "is signed already"}, {make([]byte, 4096), "is no PE32+ file"}, {nil, "EOF"}} {
-		if _, err := s.Sign(c.image); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := s.Sign(t.Context(), quiet, c.image); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("Sign = %v, want an error with %q", err, c.want)
 		}
+	}
+}
+
+// TestToken signs with a key in a token that software acts.
+func TestToken(t *testing.T) {
+	dir := newKeys(t)
+	conf, pin := filepath.Join(t.TempDir(), "softhsm2.conf"), filepath.Join(t.TempDir(), "pin")
+	for name, text := range map[string]string{conf: "directories.tokendir = " + t.TempDir() + "\nobjectstore.backend = file\n", pin: "1234"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("SOFTHSM2_CONF", conf)
+	t.Setenv("PKCS11_MODULE_PATH", "/usr/lib/softhsm/libsofthsm2.so")
+	for _, argv := range [][]string{
+		{"softhsm2-util", "--init-token", "--free", "--label", "release", "--so-pin", "5678", "--pin", "1234"},
+		{"softhsm2-util", "--import", filepath.Join(dir, KeyFile), "--token", "release", "--label", "db", "--id", "01", "--pin", "1234"},
+	} {
+		if out, err := run(t, argv...); err != nil {
+			t.Fatalf("%q: %v: %s", argv, err, out)
+		}
+	}
+	image, err := os.ReadFile(stub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func(object, cert string) ([]byte, error) {
+		s, err := Open("pkcs11:token=release;object="+object+";type=private?pin-source="+pin, filepath.Join(dir, cert))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Sign(t.Context(), quiet, image)
+	}
+	signed, err := sign("db", CertFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "signed.efi")
+	if err := os.WriteFile(file, signed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(t, "sbverify", "--cert", filepath.Join(dir, CertFile), file); err != nil || !strings.Contains(out, "Signature verification OK") {
+		t.Errorf("sbverify: %v: %s", err, out)
+	}
+	if _, err := sign("none", CertFile); err == nil || !strings.Contains(err.Error(), "PKCS11_get_private_key returned NULL") {
+		t.Errorf("signing with a key that is not there = %v", err)
+	}
+	if _, err := sign("db", "KEK.pem"); err == nil || !strings.Contains(err.Error(), "private key does not match certificate") {
+		t.Errorf("signing with another certificate = %v, want that it does not fit", err)
 	}
 }
 
@@ -152,8 +204,8 @@ func TestOpenRefuses(t *testing.T) {
 			t.Errorf("Open(%s, %s) = %v, want an error with %q", c.key, c.cert, err, c.want)
 		}
 	}
-	if _, err := Open("pkcs11:token=release;object=db", in(CertFile)); err == nil || !strings.Contains(err.Error(), "PKCS#11") {
-		t.Errorf("Open of a token = %v, want an error that says PKCS#11", err)
+	if _, err := Open("pkcs11:token=release;object=db?pin-value=1234", in(CertFile)); err == nil || !strings.Contains(err.Error(), "the PIN would be an argument") || strings.Contains(err.Error(), "1234") {
+		t.Errorf("Open with a PIN = %v, want that it is refused and not said again", err)
 	}
 	if err := NewKeys(dir); err == nil || !strings.Contains(err.Error(), "never replaced") {
 		t.Errorf("NewKeys over others = %v, want that they are never replaced", err)

@@ -2,6 +2,7 @@ package secureboot
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -12,27 +13,32 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"strings"
 
 	"github.com/foxboron/go-uefi/authenticode"
 )
 
-// Signer signs what a firmware starts.
+// Signer signs what a firmware starts, with a key in a file or in a token.
 type Signer struct {
-	key  crypto.Signer
-	cert *x509.Certificate
+	cert  *x509.Certificate
+	key   crypto.Signer // nil: it is in a token
+	token string        // URI of the key in it, RFC 7512
 }
 
-// Open reads a private key and its certificate, both PEM.
+// Open reads a private key and its certificate, both PEM. Instead of a file the key
+// may be the URI of one in a PKCS#11 token.
 func Open(keyFile, certFile string) (*Signer, error) {
-	if strings.HasPrefix(keyFile, "pkcs11:") {
-		return nil, errors.New("secure boot key: a PKCS#11 token is not supported, the key must be a PEM file\n" +
-			"hint: bake where the key may be read, such as a release machine without a network")
-	}
 	cert, err := readCert(certFile)
 	if err != nil {
 		return nil, fmt.Errorf("secure boot certificate: %w", err)
+	}
+	if strings.HasPrefix(keyFile, tokenScheme) {
+		if err := checkToken(keyFile); err != nil {
+			return nil, fmt.Errorf("secure boot key: %w", err)
+		}
+		return &Signer{cert: cert, token: keyFile}, nil
 	}
 	key, err := readKey(keyFile)
 	if err != nil {
@@ -41,7 +47,7 @@ func Open(keyFile, certFile string) (*Signer, error) {
 	if !key.PublicKey.Equal(cert.PublicKey) {
 		return nil, fmt.Errorf("secure boot key: %s does not fit the certificate %s", keyFile, certFile)
 	}
-	return &Signer{key, cert}, nil
+	return &Signer{cert: cert, key: key}, nil
 }
 
 // Fingerprint is the SHA-256 of the certificate's DER form.
@@ -52,7 +58,7 @@ func (s *Signer) Fingerprint() string {
 
 // Sign returns a PE file with a signature (Authenticode) at its end. The
 // signature has the time in it, so two of the same file differ.
-func (s *Signer) Sign(image []byte) ([]byte, error) {
+func (s *Signer) Sign(ctx context.Context, log *slog.Logger, image []byte) ([]byte, error) {
 	f, err := pe.NewFile(bytes.NewReader(image))
 	if err != nil {
 		return nil, err
@@ -67,6 +73,9 @@ func (s *Signer) Sign(image []byte) ([]byte, error) {
 	if binary.Datadir.Size != 0 {
 		return nil, errors.New("is signed already")
 	}
+	if s.key == nil {
+		return s.signByToken(ctx, log, image)
+	}
 	if _, err := binary.Sign(s.key, s.cert); err != nil {
 		return nil, err
 	}
@@ -74,12 +83,12 @@ func (s *Signer) Sign(image []byte) ([]byte, error) {
 }
 
 // SignFile signs a file into another one.
-func (s *Signer) SignFile(to, from string) error {
+func (s *Signer) SignFile(ctx context.Context, log *slog.Logger, to, from string) error {
 	image, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
-	signed, err := s.Sign(image)
+	signed, err := s.Sign(ctx, log, image)
 	if err != nil {
 		return fmt.Errorf("sign %s: %w", from, err)
 	}

@@ -138,7 +138,7 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 	f.StringVar(&sign, "sign", "", "secret key that signs the provenance: of minisign without a password, or ECDSA P-256 in PEM, which signs a DSSE envelope as cosign does")
 	f.StringVar(&o.EmbedKey, "embed-key", "", "for laboratories: key file to put into the image, for the key source embedded")
 	f.BoolVar(&o.Check, "check", false, "read the whole output before it is taken for up to date; without it sizes and times are compared")
-	f.StringVar(&bootKey, "secure-boot-key", "", "private key (RSA, PEM) that signs boot loader and kernel image for Secure Boot")
+	f.StringVar(&bootKey, "secure-boot-key", "", "private key (RSA, PEM; or pkcs11:URI of one in a token) that signs boot loader and kernel image for Secure Boot")
 	f.StringVar(&bootCert, "secure-boot-cert", "", "its certificate (PEM), which the firmware has in db")
 	f.BoolVar(&o.Update, "update", false, "ask the mirror again even if the packages are in the cache")
 	return cmd
