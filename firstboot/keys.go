@@ -15,6 +15,7 @@ import (
 
 	"ward/firstboot/escrow"
 	"ward/initramfs/boot/keysource"
+	"ward/initramfs/boot/keysource/tpmkey"
 	"ward/initramfs/handoff"
 	"ward/profiles"
 )
@@ -35,6 +36,8 @@ type KeyStatus struct {
 	Source   string    `json:"source"` // where the key file is found now; empty: nowhere
 	Slots    []KeySlot `json:"slots"`
 	Escrow   string    `json:"escrow"` // when the recovery key was sealed, and to how many
+	// Sealed says which key slot the TPM opens, and bound to what; empty: none.
+	Sealed string `json:"sealed,omitempty"`
 	// Reencrypting is how far a change of the volume key is, in percent; nil: there is none.
 	Reencrypting *int `json:"reencrypting,omitempty"`
 }
@@ -97,6 +100,11 @@ func (m *Machine) KeyStatus(ctx context.Context, name string) (*KeyStatus, error
 	h, err := m.header(ctx, dev)
 	if err != nil {
 		return nil, err
+	}
+	for _, t := range h.Tokens {
+		if t.Type == tpmkey.TokenType && len(t.Keyslots) > 0 {
+			s.Sealed = fmt.Sprintf("slot %s, while the PCRs %v stay as they were", strings.Join(t.Keyslots, " "), t.PCRs)
+		}
 	}
 	if h.busy() {
 		share := h.progress(m.size(ctx, dev))

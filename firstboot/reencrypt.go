@@ -323,7 +323,8 @@ type luksMetadata struct {
 	Tokens map[string]struct {
 		Type     string   `json:"type"`
 		Keyslots []string `json:"keyslots"`
-		State    string   `json:"ward_state"` // of a tpmkey.Token
+		PCRs     []int    `json:"ward_pcrs"`  // of a tpmkey.Token, and
+		State    string   `json:"ward_state"` // what they held
 	} `json:"tokens"`
 	Segments map[string]struct {
 		Type       string   `json:"type"`

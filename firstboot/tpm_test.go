@@ -135,6 +135,9 @@ func (s *sealing) unseals(tokens []tpmkey.Token) {
 func TestSealToTPM(t *testing.T) {
 	s := newSealing(t)
 	s.unseals(s.seal())
+	if status, err := s.KeyStatus(t.Context(), "phi-data"); err != nil || status.Sealed != "slot 0, while the PCRs [7 11] stay as they were" {
+		t.Errorf("KeyStatus = %+v, %v, want what the TPM opens", status, err)
+	}
 	// A second run finds it done: the header is not written on every boot.
 	head := s.head()
 	s.unseals(s.seal())
@@ -189,6 +192,9 @@ func TestSealAfterRotation(t *testing.T) {
 		t.Errorf("tokens after the rotation = %+v, want one that belongs to no slot", tokens)
 	}
 	s.key = fresh
+	if status, err := s.KeyStatus(t.Context(), "phi-data"); err != nil || status.Sealed != "" {
+		t.Errorf("KeyStatus = %+v, %v, want that the TPM opens nothing", status, err)
+	}
 	s.unseals(s.seal())
 }
 

@@ -111,10 +111,16 @@ func keyCommand(open opener) *cobra.Command {
 				return e.Encode(s)
 			}
 			source := s.Source
-			if source == "" {
+			switch {
+			case source == "" && s.Sealed != "":
+				source = "nowhere: the next boot has this volume only if the TPM opens it"
+			case source == "":
 				source = "nowhere: the next boot is without this volume"
 			}
 			fmt.Fprintf(out, "volume %s (%s)\nkey file found: %s\nrecovery key: %s\n", s.Volume, s.LUKSUUID, source, s.Escrow)
+			if s.Sealed != "" {
+				fmt.Fprintf(out, "sealed in the TPM: %s\n", s.Sealed)
+			}
 			w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "slot\tuse\tkdf\tbits")
 			for _, k := range s.Slots {
