@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -229,7 +230,11 @@ them at once, and prints the steps of the build. It changes nothing.`,
 				return err
 			}
 			fmt.Fprintf(p.out, "image    %s: %s %s, %s, %s\n", img.Name, row.ID, row.Version, img.Arch, kernel)
-			fmt.Fprintf(p.out, "disk     ESP %s, root %s, PHI %s\n", img.Disk.ESP, img.Disk.Root, img.Disk.PHI)
+			state := ""
+			if prof.Controls.Integrity.Root == profiles.RootVerity {
+				state = fmt.Sprintf(" (read-only, verified), state %s", cmp.Or(img.Disk.State, images.DefaultState))
+			}
+			fmt.Fprintf(p.out, "disk     ESP %s, root %s%s, PHI %s\n", img.Disk.ESP, img.Disk.Root, state, img.Disk.PHI)
 			for _, v := range prof.Controls.PHI.Volumes {
 				fmt.Fprintf(p.out, "volume   %s %s at %s\n", v.Name, img.Disk.Volumes[v.Name], v.Mount)
 			}
