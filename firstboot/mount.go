@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"ward/initramfs/handoff"
@@ -44,8 +45,16 @@ func (m *Machine) closeMountPoint(ctx context.Context, v handoff.Volume) error {
 	if on, err := m.mounted(ctx, v.Mount); err != nil || on {
 		return err
 	}
+	if m.facts.Image.Verity && !overlaid(v.Mount) {
+		return nil // nobody writes there, and chattr could not either
+	}
 	_, err := m.run(ctx, nil, "chattr", "+i", v.Mount)
 	return err
+}
+
+// overlaid tells whether a path of a verified root can be written to.
+func overlaid(name string) bool {
+	return slices.ContainsFunc(handoff.Overlaid, func(dir string) bool { return strings.HasPrefix(name, "/"+dir+"/") })
 }
 
 func (m *Machine) mountVolume(ctx context.Context, v handoff.Volume, pin handoff.Pin) error {

@@ -1,6 +1,12 @@
 package firstboot
 
-import "testing"
+import (
+	"context"
+	"os/exec"
+	"testing"
+
+	"ward/initramfs/handoff"
+)
 
 func TestSetLine(t *testing.T) {
 	const line = "/dev/mapper/phi-data /var/data/phi ext4 noauto 0 2"
@@ -18,6 +24,32 @@ func TestSetLine(t *testing.T) {
 		}
 		if again := setLine(got, 1, "/var/data/phi", line); again != got {
 			t.Errorf("%s: setLine() again = %q, want %q", c.name, again, got)
+		}
+	}
+}
+
+// TestCloseMountPoint: an absent volume's mount point takes no file; where nothing can
+// be written anyway, chattr, which could not either, is not run.
+func TestCloseMountPoint(t *testing.T) {
+	for _, c := range []struct {
+		mount  string
+		verity bool
+		closed bool
+	}{
+		{"/var/data/archive", false, true}, {"/srv/archive", false, true},
+		{"/var/data/archive", true, true}, {"/srv/archive", true, false},
+	} {
+		closed := false
+		m := &Machine{facts: &facts{Image: ImageFacts{Verity: c.verity}}}
+		m.run = func(_ context.Context, _ []byte, argv ...string) (string, error) {
+			if argv[0] == "findmnt" { // nothing is mounted there: exit code 1
+				return "", exec.Command("false").Run()
+			}
+			closed = closed || argv[0] == "chattr"
+			return "", nil
+		}
+		if err := m.closeMountPoint(t.Context(), handoff.Volume{Name: "archive", Mount: c.mount}); err != nil || closed != c.closed {
+			t.Errorf("closeMountPoint(%s), verified root %v: ran chattr: %v, %v, want %v", c.mount, c.verity, closed, err, c.closed)
 		}
 	}
 }
