@@ -28,6 +28,8 @@ func (e *export) live(spec *initramfs.Spec) error {
 	switch {
 	case c.Verity:
 		return errors.New("the image has a verified root, which cannot be loaded into memory\nhint: bake it with integrity: {root: plain}; each part is verified as it comes")
+	case len(c.Volumes) > 1:
+		return fmt.Errorf("the image has the PHI volume %s beside %s, and a machine without an installation gets a partition for %s alone\nhint: bake it without controls.phi.volumes, or install it", c.Volumes[1].Name, c.Volumes[0].Name, c.Volumes[0].Name)
 	case slices.ContainsFunc(c.Sources, func(s handoff.Source) bool { return s.Type == "embedded" }):
 		return errors.New("the image has the key of patients' data in it, and everybody on the network could fetch it\nhint: bake it with another key source")
 	}

@@ -63,7 +63,9 @@ func TestLive(t *testing.T) {
 
 	verified := liveConfig("device")
 	verified.Verity = true
-	for want, c := range map[string]handoff.Config{"verified root": verified, "has the key of patients' data in it": liveConfig("embedded")} {
+	further := liveConfig("device")
+	further.Volumes = append(further.Volumes, handoff.Volume{Name: "archive", PartLabel: "archive", KeyFile: "archive.key", Mount: "/srv/archive"})
+	for want, c := range map[string]handoff.Config{"verified root": verified, "the PHI volume archive beside phi-data": further, "has the key of patients' data in it": liveConfig("embedded")} {
 		e := &export{Options: Options{Image: imageWith(t, c), Live: true}}
 		if err := e.live(&initramfs.Spec{Files: map[string][]byte{}}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("live = %v, want an error with %q", err, want)
