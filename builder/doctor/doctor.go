@@ -24,6 +24,7 @@ const (
 	Build Need = "build" // nothing is built without it
 	Test  Need = "test"  // ward run and ward test
 	Speed Need = "speed" // goes without it, slower
+	Some  Need = "some"  // builds that ask for it, by profile or flag
 )
 
 // Check is one thing to look for.
@@ -62,6 +63,7 @@ var programs = []struct {
 	{"unshare", "util-linux", Build, false}, {"mke2fs", "e2fsprogs", Build, false}, {"dumpe2fs", "e2fsprogs", Build, false}, {"debugfs", "e2fsprogs", Build, false},
 	{"mkfs.vfat", "dosfstools", Build, false}, {"mmd", "mtools", Build, false}, {"mcopy", "mtools", Build, false}, {"qemu-img", "qemu-utils", Build, false},
 	{"syslinux", "syslinux", Build, true},
+	{"veritysetup", "cryptsetup-bin", Some, false}, {"sbsign", "sbsigntool", Some, false}, // a verified root; a key of Secure Boot in a token
 	{"qemu-system-x86_64", "qemu-system-x86", Test, false}, {"swtpm", "swtpm", Test, false},
 }
 

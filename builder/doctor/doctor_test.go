@@ -17,11 +17,12 @@ func TestLook(t *testing.T) {
 		checks []Check
 		ok     bool
 	}{
-		"all there":           {[]Check{{"a", Build, good, "install a"}, {"b", Test, good, ""}}, true},
-		"a build's missing":   {[]Check{{"a", Build, good, ""}, {"b", Build, bad, "install b"}}, false},
-		"a test's missing":    {[]Check{{"b", Test, bad, "install b"}}, true},
-		"only slower":         {[]Check{{"b", Speed, bad, "install b"}}, true},
-		"first bad then good": {[]Check{{"b", Build, bad, "install b"}, {"a", Build, good, ""}}, false},
+		"all there":            {[]Check{{"a", Build, good, "install a"}, {"b", Test, good, ""}}, true},
+		"a build's missing":    {[]Check{{"a", Build, good, ""}, {"b", Build, bad, "install b"}}, false},
+		"a test's missing":     {[]Check{{"b", Test, bad, "install b"}}, true},
+		"some build's missing": {[]Check{{"b", Some, bad, "install b"}}, true},
+		"only slower":          {[]Check{{"b", Speed, bad, "install b"}}, true},
+		"first bad then good":  {[]Check{{"b", Build, bad, "install b"}, {"a", Build, good, ""}}, false},
 	} {
 		results, ok := Look(t.Context(), c.checks)
 		if ok != c.ok || len(results) != len(c.checks) {
