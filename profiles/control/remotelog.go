@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 
 	"ward/images/distro"
@@ -65,7 +66,7 @@ func RemoteLog(p *profiles.Profile, r distro.Release) Control {
 			},
 			setting{
 				name: "journal", apply: func(ctx context.Context, t *Target) error { return applyJournal(ctx, t, l) },
-				want: "on disk, at most " + journalSize(l.JournalMiB), check: checkJournal,
+				want: "on disk, at most " + journalSize(l.JournalMiB), check: func(ctx context.Context, m *Machine) (string, error) { return checkJournal(ctx, m, l) },
 			},
 			setting{name: "readers", want: "administrators alone", check: checkLogReaders},
 			unit{"rsyslog.service", unitRunning},
@@ -448,13 +449,23 @@ func checkAuditPlugin(ctx context.Context, m *Machine) (string, error) {
 	return "go to the log", nil
 }
 
-// checkJournal asks journald's files, and what journald said of its own limit.
-func checkJournal(ctx context.Context, m *Machine) (string, error) {
+// checkJournal asks journald's files, and what journald said of its own limit when
+// it started. Where that is no longer in the journal the bound was reached since,
+// and what the files take says whether it holds.
+func checkJournal(ctx context.Context, m *Machine, l profiles.RemoteLog) (string, error) {
 	files, err := m.Run(ctx, "sh", "-c", `ls -l /proc/$(pidof systemd-journald)/fd | grep -o '/[^ ]*/system.journal'; exit 0`)
 	if err != nil {
 		return "", err
 	}
+	where := "in memory"
+	if strings.Contains(files, "/var/log/journal/") {
+		where = "on disk"
+	}
 	said, err := m.Run(ctx, "journalctl", "--boot", "--unit=systemd-journald.service", "--output=cat", "--grep=^System Journal .* max")
+	if exitCode(err) == 1 { // no such line
+		size, err := journalTaken(ctx, m, l.JournalMiB)
+		return where + ", at most " + size, err
+	}
 	if err != nil {
 		return "", fmt.Errorf("ask journald for its limit: %w", err)
 	}
@@ -464,11 +475,25 @@ func checkJournal(ctx context.Context, m *Machine) (string, error) {
 			limit, _, _ = strings.Cut(rest, ",")
 		}
 	}
-	where := "in memory"
-	if strings.Contains(files, "/var/log/journal/") {
-		where = "on disk"
-	}
 	return where + ", at most " + strings.TrimSuffix(strings.Replace(limit, ".0M", "M", 1), "\n"), nil
+}
+
+// journalTaken is the bound when the journal's files are within it, or else what
+// they take. One file more, an eighth of the bound, is what journald has open while
+// it removes the oldest (SystemMaxFileSize=, journald.conf(5)).
+func journalTaken(ctx context.Context, m *Machine, mib int) (string, error) {
+	out, err := m.Run(ctx, "du", "--summarize", "--block-size=1M", "/var/log/journal")
+	if err != nil {
+		return "", err
+	}
+	taken, err := strconv.Atoi(strings.Fields(out + " ?")[0])
+	if err != nil {
+		return "", fmt.Errorf("du printed %q", out)
+	}
+	if taken <= mib+mib/8 {
+		return journalSize(mib), nil
+	}
+	return journalSize(taken), nil
 }
 
 // checkLogReaders looks for logs that everybody may read.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/big"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -453,6 +454,7 @@ func TestRemoteLog(t *testing.T) {
 			{Name: "plugin off", Setting: "audit records", Change: edit(t, good, `sh -c eval "$(cat)" auditd-state`, "active plugins = 1", "active plugins = 0"), Got: "no active plugin"},
 			{Name: "plugin died", Setting: "audit records", Change: cut(t, good, "ps -e -o comm=", "audisp-syslog"), Got: "does not run"},
 			{Name: "in memory", Setting: "journal", Change: says(`sh -c ls -l /proc/$(pidof systemd-journald)/fd | grep -o '/[^ ]*/system.journal'; exit 0`, "/run/log/journal/926ed/system.journal\n", 0), Got: "in memory"},
+			{Name: "larger, and since long", Setting: "journal", Change: says(journal, "", 1).With(says("du --summarize --block-size=1M /var/log/journal", "310\t/var/log/journal\n", 0)), Got: "at most 310M"},
 			{Name: "larger", Setting: "journal", Change: edit(t, good, journal, "max 256.0M", "max 4.0G"), Got: "at most 4.0G"},
 			{Name: "readable", Setting: "readers", Change: says(readers, "/var/log/auth.log\n", 0), Got: "/var/log/auth.log"},
 			offBreak("rsyslog.service"),
@@ -564,4 +566,31 @@ func TestRemoteLogRefused(t *testing.T) {
 	if want := "systemctl start rsyslog.service"; len(did) == 0 || did[len(did)-1] != want {
 		t.Errorf("it ran %q, want %q at the end", did, want)
 	}
+}
+
+// A machine that logs much has rotated away what journald said when it started.
+func TestJournalBoundReached(t *testing.T) {
+	p, err := profiles.Load("hipaa")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &control.Machine{Profile: p, Run: func(_ context.Context, argv ...string) (string, error) {
+		switch argv[0] {
+		case "sh":
+			return "/var/log/journal/926ed/system.journal\n", nil
+		case "journalctl":
+			return "", exec.Command("false").Run()
+		}
+		return "280\t/var/log/journal\n", nil
+	}}
+	for _, s := range control.RemoteLog(p, distro.All[0]).Settings {
+		if s.Name() != "journal" {
+			continue
+		}
+		if got, err := s.Check(t.Context(), m); err != nil || got != s.Want() {
+			t.Errorf("Check() = %q, %v, want %q", got, err, s.Want())
+		}
+		return
+	}
+	t.Error("there is no setting journal")
 }
