@@ -40,22 +40,12 @@ func (m *Machine) sealRecoveryKeys(ctx context.Context) error {
 	if len(recipients) == 0 {
 		return nil
 	}
-	pins, err := m.pins()
+	volumes, err := m.quietVolumes() // the end of a reencryption makes a recovery key anyway
 	if err != nil {
 		return err
 	}
-	for _, v := range m.volumes() {
-		pin, ok := pins.Find(v.Name)
-		if !ok || !m.mapped(v.Name) {
-			continue
-		}
-		// cryptsetup adds no slot during a reencryption, whose end makes a recovery key anyway.
-		if busy, err := m.reencryption(v.Name); err != nil {
-			return err
-		} else if busy != nil {
-			continue
-		}
-		if err := m.sealRecoveryKey(ctx, v, pin, recipients); err != nil {
+	for _, v := range volumes {
+		if err := m.sealRecoveryKey(ctx, v.Volume, v.pin, recipients); err != nil {
 			return fmt.Errorf("recovery key of %s: %w", v.Name, err)
 		}
 	}

@@ -36,26 +36,16 @@ func (m *Machine) sealToTPM(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pins, err := m.pins()
+	volumes, err := m.quietVolumes()
 	if err != nil {
 		return err
 	}
-	for _, v := range m.volumes() {
-		pin, ok := pins.Find(v.Name)
-		if !ok || !m.mapped(v.Name) {
-			continue
-		}
-		// During a reencryption init refuses the volume, with any key.
-		if busy, err := m.reencryption(v.Name); err != nil {
-			return err
-		} else if busy != nil {
-			continue
-		}
+	for _, v := range volumes {
 		var registers map[int]string
 		if report != nil {
 			registers = report.PCRs
 		}
-		if err := m.sealVolume(ctx, v, pin, sources[i].PCRs, registers); err != nil {
+		if err := m.sealVolume(ctx, v.Volume, v.pin, sources[i].PCRs, registers); err != nil {
 			m.log.Warn("the key is not sealed in the TPM", "volume", v.Name, "reason", err)
 			fmt.Fprintf(m.console, "ward: the key of %s is not sealed in the TPM: %v\n", v.Name, err)
 		}
