@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"maps"
 	"os"
 	"path"
 	"strings"
@@ -17,11 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ward/initramfs/boot"
-	"ward/initramfs/boot/cmdline"
 	"ward/initramfs/boot/disks"
-	"ward/initramfs/boot/keysource"
-	"ward/initramfs/boot/keysource/network"
-	"ward/initramfs/boot/keysource/tpmkey"
+	"ward/initramfs/boot/netkeys"
 	"ward/initramfs/handoff"
 	"ward/initramfs/netimage"
 )
@@ -30,34 +25,19 @@ import (
 // only patients' data are on a disk. The manifest is verified as for an
 // installation, and each part of root before it is stored.
 func Live() boot.Options {
-	var n *network.Network
-	return boot.Options{
-		More: func(line cmdline.Line) map[string]keysource.Fetcher {
-			ip, _ := line.Get("ip")
-			bond, _ := line.Get("bond")
-			vlan, _ := line.Get("vlan")
-			n = network.NewStack(ip, bond, vlan)
-			more := maps.Clone(n.Fetchers())
-			more["tpm2"] = tpmkey.Fetcher
-			return more
-		},
-		Root: func(ctx context.Context, f boot.Found) (boot.Given, error) {
-			in := &install{log: f.Log, line: f.Line, disks: f.Disks, modules: f.Modules, net: n}
-			given, err := in.live(ctx)
-			if err != nil {
-				err = fmt.Errorf("live: %w", err)
-				if in.server != nil {
-					in.server.report("refused: " + err.Error())
-				}
+	o, net := netkeys.Options()
+	o.Root = func(ctx context.Context, f boot.Found) (boot.Given, error) {
+		in := &install{log: f.Log, line: f.Line, disks: f.Disks, modules: f.Modules, net: net()}
+		given, err := in.live(ctx)
+		if err != nil {
+			err = fmt.Errorf("live: %w", err)
+			if in.server != nil {
+				in.server.report("refused: " + err.Error())
 			}
-			return given, err
-		},
-		Leave: tpmkey.Leave,
-		Down: func(log *slog.Logger) {
-			n.Down(log)
-			_ = os.Remove("/etc/resolv.conf")
-		},
+		}
+		return given, err
 	}
+	return o
 }
 
 // live fetches root into memory.

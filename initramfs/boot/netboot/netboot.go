@@ -175,11 +175,8 @@ func (in *install) network(ctx context.Context) error {
 	if !ok {
 		base = in.pins.URL
 	}
-	ip, _ := in.line.Get("ip")
-	bond, _ := in.line.Get("bond")
-	vlan, _ := in.line.Get("vlan")
 	if in.net == nil {
-		in.net = network.NewStack(ip, bond, vlan)
+		in.net = network.FromLine(in.line)
 	}
 	up, cancel := context.WithTimeout(ctx, networkTimeout)
 	defer cancel()

@@ -3,7 +3,7 @@
 // In an initramfs it brings up the network first; in a running machine that is
 // done already.
 //
-//	n := network.New(line) // the kernel line
+//	n := network.FromLine(line) // the kernel line
 //	more := n.Fetchers()
 //	defer n.Down()
 package network
@@ -24,6 +24,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"ward/initramfs/boot/cmdline"
 	"ward/initramfs/boot/keysource"
 )
 
@@ -45,9 +46,13 @@ type Network struct {
 // of the kernel line's ip=, "" for DHCP.
 func New(ip string) *Network { return &Network{ours: true, line: ip} }
 
-// NewStack is New with the values of bond= and vlan=, "" for none.
-func NewStack(ip, bond, vlan string) *Network {
-	return &Network{ours: true, line: ip, bond: bond, vlan: vlan}
+// FromLine is New with ip=, bond= and vlan= of the kernel line.
+func FromLine(line cmdline.Line) *Network {
+	n := New("")
+	n.line, _ = line.Get("ip")
+	n.bond, _ = line.Get("bond")
+	n.vlan, _ = line.Get("vlan")
+	return n
 }
 
 // Fetchers are the sources of this package, for keysource.Request.More.
