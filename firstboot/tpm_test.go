@@ -4,18 +4,16 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"ward/initramfs/boot/keysource"
 	"ward/initramfs/boot/keysource/tpmkey"
+	"ward/initramfs/boot/keysource/tpmkey/tpmtest"
 	"ward/initramfs/handoff"
 )
 
@@ -26,25 +24,8 @@ func (chip) Close() error { return nil }
 
 func newChip(t *testing.T) chip {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "tpm")
-	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+t.TempDir(), "--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	var conn net.Conn
-	var err error
-	for range 300 {
-		if conn, err = net.Dial("unix", socket); err == nil {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return chip{transport.FromReadWriter(conn)}
+	tpm, _ := tpmtest.Start(t, t.TempDir())
+	return chip{tpm}
 }
 
 // sealing is a bench with a volume, a TPM, and a profile that seals to PCR 7 and 11.

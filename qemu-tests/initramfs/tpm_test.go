@@ -2,17 +2,13 @@ package initramfs_test
 
 import (
 	"encoding/json"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/google/go-tpm/tpm2/transport"
 
 	"ward/initramfs/boot/keysource/tpmkey"
+	"ward/initramfs/boot/keysource/tpmkey/tpmtest"
 	"ward/initramfs/handoff"
 )
 
@@ -23,28 +19,8 @@ func sealOnHost(t *testing.T, state string, key []byte) tpmkey.Token {
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	socket := filepath.Join(t.TempDir(), "tpm")
-	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+state, "--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	}()
-	var conn net.Conn
-	var err error
-	for range 300 {
-		if conn, err = net.Dial("unix", socket); err == nil {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	tpm := transport.FromReadWriter(conn)
+	tpm, off := tpmtest.Start(t, state)
+	defer off() // the machine has it next
 	values, err := tpmkey.Registers(tpm, []int{11})
 	if err != nil {
 		t.Fatal(err)

@@ -4,52 +4,22 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"net"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"ward/initramfs/boot/keysource"
+	"ward/initramfs/boot/keysource/tpmkey/tpmtest"
 	"ward/initramfs/boot/luksheader"
 	"ward/initramfs/handoff"
 )
 
 // swtpm starts a software TPM with a fresh state.
 func swtpm(t testing.TB) transport.TPM {
-	tpm, _ := swtpmIn(t, t.TempDir())
+	tpm, _ := tpmtest.Start(t, t.TempDir())
 	return tpm
-}
-
-// swtpmIn starts a software TPM with the state in dir; off ends it, as a machine
-// that is switched off does.
-func swtpmIn(t testing.TB, dir string) (tpm transport.TPM, off func()) {
-	t.Helper()
-	socket := filepath.Join(t.TempDir(), "tpm.sock")
-	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+dir, "--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	off = sync.OnceFunc(func() { cmd.Process.Kill(); cmd.Wait() })
-	t.Cleanup(off)
-	var conn net.Conn
-	var err error
-	for range 200 {
-		if conn, err = net.Dial("unix", socket); err == nil {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return transport.FromReadWriter(conn), off
 }
 
 var secret = bytes.Repeat([]byte("0123456789abcdef"), 4)
@@ -123,7 +93,7 @@ func TestSealAndUnseal(t *testing.T) {
 // have what they had in the initramfs, so not in the system itself.
 func TestSealToFormerValues(t *testing.T) {
 	dir := t.TempDir()
-	tpm, off := swtpmIn(t, dir)
+	tpm, off := tpmtest.Start(t, dir)
 	values, err := Registers(tpm, []int{7, 11})
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +117,7 @@ func TestSealToFormerValues(t *testing.T) {
 	}
 	// The next boot: the PCRs begin anew.
 	off()
-	tpm, _ = swtpmIn(t, dir)
+	tpm, _ = tpmtest.Start(t, dir)
 	key, err := Unseal(tpm, token)
 	if err != nil {
 		t.Fatal(err)
