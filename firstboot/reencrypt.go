@@ -27,6 +27,13 @@ type reencryption struct {
 	Started   time.Time `json:"started"`
 }
 
+// hotZone is the most data, in bytes, that cryptsetup reencrypts between two
+// writes of the header (cryptsetup-reencrypt(8), --hotzone-size). By itself it
+// takes all that its checksums have room for, some 250 MiB: whoever uses the
+// volume waits for as much, and after a loss of power every sector of it is
+// hashed before the volume opens.
+const hotZone = "16777216"
+
 func reencryptionPath(name string) string { return path.Join(StateDir, "reencrypting-"+name+".json") }
 
 func (m *Machine) reencryption(name string) (*reencryption, error) {
@@ -191,7 +198,8 @@ func (m *Machine) reencrypt(ctx context.Context, v handoff.Volume, r *reencrypti
 	}
 	m.log.Info("reencryption goes on", "volume", v.Name)
 	// No lock: it may take hours, in which people's access must still be changed.
-	if _, err := m.run(unlimited(ctx), key.Bytes(), "cryptsetup", "reencrypt", "--batch-mode", "--resume-only", "--active-name", v.Name, "--key-file", "-", dev); err != nil {
+	if _, err := m.run(unlimited(ctx), key.Bytes(), "cryptsetup", "reencrypt", "--batch-mode", "--resume-only",
+		"--hotzone-size", hotZone, "--active-name", v.Name, "--key-file", "-", dev); err != nil {
 		return err
 	}
 	return m.finishReencryption(ctx, v, r, dev, key)
