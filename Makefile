@@ -96,7 +96,8 @@ bench: tools build ## time builds (cold, one parameter, nothing changed) beside 
 
 .PHONY: bench-initramfs
 bench-initramfs: image ## boot ward's initramfs beside initramfs-tools' and dracut's: time, size, memory
-	$(GO) run ./qemu-tests/bench/initramfs -runs 5
+	@.ci/tools busybox:busybox-static
+	$(GO) run ./qemu-tests/bench/initramfs -runs 5 $(if $(WORK),-work $(WORK))
 
 .PHONY: fuzz
 fuzz: ## fuzz every target below FUZZ (all) for T (10s)

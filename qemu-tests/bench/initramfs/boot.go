@@ -45,7 +45,7 @@ func (b *bench) boot(ctx context.Context, c candidate) (sample, error) {
 	if err := m.Wait(ctx); err != nil {
 		return sample{}, err
 	}
-	s, err := times(m.ConsoleText())
+	s, err := times(m.ConsoleText(), c.opens)
 	s.memory = memory
 	return s, err
 }
@@ -56,10 +56,10 @@ var (
 	// The first file system that is mounted on a partition of the disk: key devices
 	// have none.
 	rootMounted = regexp.MustCompile(`\[ *(\d+)\.(\d{6})\] EXT4-fs \(vd[a-z]1\): mounted`)
-	realInit    = regexp.MustCompile(`\[ *(\d+)\.(\d{6})\] bench: the real init runs, phi-data is (open|not open)`)
+	initRuns    = regexp.MustCompile(`\[ *(\d+)\.(\d{6})\] bench: the real init runs, phi-data is (open|not open)`)
 )
 
-func times(console string) (sample, error) {
+func times(console string, opens bool) (sample, error) {
 	at := func(r *regexp.Regexp) (int, []string, error) {
 		m := r.FindStringSubmatch(console)
 		if m == nil {
@@ -71,12 +71,12 @@ func times(console string) (sample, error) {
 	}
 	start, _, err1 := at(runInit)
 	root, _, err2 := at(rootMounted)
-	end, m, err3 := at(realInit)
+	end, m, err3 := at(initRuns)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return sample{}, err
 	}
-	if m[3] != "open" {
-		return sample{}, errors.New("the real init runs, and the volume is not open")
+	if opens != (m[3] == "open") {
+		return sample{}, errors.New("the real init runs, and the volume is " + m[3])
 	}
 	return sample{root: root - start, switched: end - start}, nil
 }

@@ -12,15 +12,18 @@ const console = `[    2.100000] Run /init as init process
 `
 
 func TestTimes(t *testing.T) {
-	s, err := times(console)
+	s, err := times(console, true)
 	if err != nil || s.root != 650 || s.switched != 1200 {
 		t.Errorf("times = %+v, %v, want root after 650 and the switch after 1200", s, err)
+	}
+	if _, err := times(console, false); err == nil || !strings.Contains(err.Error(), "the volume is open") {
+		t.Errorf("times = %v, want that a volume is open which nobody opens", err)
 	}
 	for _, c := range []struct{ old, new, want string }{
 		{"is open", "is not open", "the volume is not open"},
 		{"Run /init", "Run", "no line that matches"},
 	} {
-		if _, err := times(strings.Replace(console, c.old, c.new, 1)); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := times(strings.Replace(console, c.old, c.new, 1), true); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("times = %v, want an error with %q", err, c.want)
 		}
 	}
