@@ -24,8 +24,9 @@ import (
 
 const (
 	sysroot = "/sysroot"
-	// rootTimeout and volumeTimeout are how long a partition is waited for. A USB
-	// disk takes 5 s, a SAN may take 20.
+	// rootTimeout is how long the partition of root is waited for, volumeTimeout how
+	// long one of PHI is, from when root is there. A USB disk takes 5 s, a SAN may
+	// take 20.
 	rootTimeout   = 60 * time.Second
 	volumeTimeout = 15 * time.Second
 )
@@ -293,6 +294,26 @@ func (m *machine) timeout(def time.Duration) time.Duration {
 
 func (m *machine) context(d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), d)
+}
+
+// afterRoot is a context that ends when root has been there for d. A volume is
+// mostly on the disk of root: where the drivers are slow, it is waited for as
+// long as root is.
+func (m *machine) afterRoot(d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		select {
+		case <-m.rooted.done:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(d):
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
 }
 
 func (m *machine) elapsed() int64 { return time.Since(m.start).Milliseconds() }

@@ -43,11 +43,11 @@ func (m *machine) volume(v handoff.Volume) (r handoff.VolumeReport) {
 	}()
 	defer m.timing(v.Name)()
 	limit := m.timeout(volumeTimeout)
-	ctx, cancel := m.context(limit)
+	ctx, cancel := m.afterRoot(limit)
 	defer cancel()
 	found, err := m.disks.Wait(ctx, isVolume(v))
 	if err != nil {
-		r.State, r.Reason = handoff.StateAbsent, fmt.Sprintf("no partition %q of the PHI type appeared in %s", v.PartLabel, limit)
+		r.State, r.Reason = handoff.StateAbsent, fmt.Sprintf("no partition %q of the PHI type appeared in %s after root", v.PartLabel, limit)
 		return r
 	}
 	b := found[0]
