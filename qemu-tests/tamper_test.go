@@ -48,6 +48,9 @@ func TestTamper(t *testing.T) {
 		}
 		groups[c.control] = append(groups[c.control], c)
 	}
+	// The database of files is the machine's as it was made: it also notices what the
+	// other tampers leave behind, such as the ranges of useradd.
+	slices.SortStableFunc(order, func(a, b string) int { return rank(a) - rank(b) })
 	for _, id := range order {
 		t.Run(id, func(t *testing.T) {
 			// What the undo of one tamper left whole need not be looked at again
@@ -62,6 +65,14 @@ func TestTamper(t *testing.T) {
 			}
 		})
 	}
+}
+
+// rank puts the control that looks at every file first.
+func rank(id string) int {
+	if id == "integrity" {
+		return 0
+	}
+	return 1
 }
 
 // test tampers, looks, undoes and looks again. whole says that the control is
