@@ -41,7 +41,10 @@ type build struct {
 	cachedBase bool   // base was in the cache before this build
 	treeSum    string // of the unpacked tree, see treeFacts
 	baked      *cache.Entry
-	work       string // unfinished output, beside the final one
+	rootBase   *cache.Entry // what root in baked differs from
+	root       disk.Layers  // the root file system
+	rootPart   disk.Part    // where it is on the disk
+	work       string       // unfinished output, beside the final one
 	workLock   *os.File
 	result     *Manifest
 	log        *fullLog
@@ -121,6 +124,7 @@ func Build(ctx context.Context, o Options) (*Manifest, error) {
 		return nil, err
 	}
 	defer func() {
+		b.root.Close()
 		if b.work != "" {
 			os.RemoveAll(b.work)
 		}
@@ -334,7 +338,7 @@ func (b *build) unpackTree(ctx context.Context, fresh bool) error {
 				return fmt.Errorf("%w: %w", errDamaged, err)
 			}
 		}
-		return b.inside(ctx, Inside{Unpack: &UnpackSpec{Base: b.base.Path(baseFile), Output: dir}})
+		return b.inside(ctx, Inside{Unpack: &UnpackSpec{Base: b.base.Path(baseFile), Output: dir, Epoch: b.epoch()}})
 	})
 	if err != nil {
 		return err
@@ -364,12 +368,23 @@ func (b *build) system(ctx context.Context) error {
 	if err != nil || b.event.Kind != Cached {
 		return err
 	}
-	if err := b.baked.Verify(slices.Sorted(maps.Keys(b.baked.Files))...); err != nil {
+	if err := b.verifySystem(); err != nil {
 		b.Log.Warn("the cached system is damaged and is baked again", "why", err)
 		b.event.Kind = Done
 		return b.bakeSystem(ctx, true)
 	}
 	return nil
+}
+
+// verifySystem reads a system from the cache, and the file system below it.
+func (b *build) verifySystem() error {
+	if b.rootBase == nil {
+		return errors.New("the file system below it is gone")
+	}
+	if err := b.baked.Verify(slices.Sorted(maps.Keys(b.baked.Files))...); err != nil {
+		return err
+	}
+	return b.rootBase.Verify(rootFile)
 }
 
 func (b *build) bakeSystem(ctx context.Context, fresh bool) error {
@@ -379,18 +394,30 @@ func (b *build) bakeSystem(ctx context.Context, fresh bool) error {
 			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version, RootShare: b.Image.Disk.RootShare, SecureBoot: b.inputs.SecureBoot, Verity: b.verified()},
 			Config: b.initConfig(), Profile: b.Profile, Modules: b.Image.Modules, Cmdline: b.cmdline(),
 			Wardctl: b.Binaries.Wardctl, Init: b.init(), EmbedKey: b.EmbedKey,
-			RootSize: b.Image.Disk.Root.Bytes(), RootUUID: b.id("root file system"), Fstab: b.fstab(), Sources: b.sources(), Epoch: b.epoch(),
+			RootSize: b.Image.Disk.Root.Bytes(), RootUUID: b.id("root file system"), Mke2fs: b.inputs.Tools["mke2fs"], Fstab: b.fstab(), Sources: b.sources(), Epoch: b.epoch(),
 			Tar: slices.Contains(b.Image.Formats, "tar"), Cache: b.Cache, Code: b.inputs.Binaries["ward"], Hold: b.held(), Verity: b.salt(),
 		}})
 	})
 	if err != nil {
 		return err
 	}
-	b.baked = e
+	b.baked, b.rootBase = e, nil
 	b.event.Bytes = e.Size()
 	if hit {
 		b.event.Kind = Cached
 	}
+	var baked Baked
+	if err := readJSON(e.Path(bakedFile), &baked); err != nil || baked.Base == "" {
+		if hit { // damaged, which is found where all of it is read
+			return nil
+		}
+		return errors.Join(err, fmt.Errorf("%s: names no file system below", e.Path(bakedFile)))
+	}
+	base, _, err := b.cache.Get(ctx, baseKind, baked.Base, false, func(context.Context, string) error { return errDamaged })
+	if err != nil && !(hit && errors.Is(err, errDamaged)) {
+		return err
+	}
+	b.rootBase = base
 	return nil
 }
 
@@ -445,15 +472,26 @@ func (b *build) disk(ctx context.Context) error {
 		return err
 	}
 	defer remove()
-	return disk.Write(ctx, b.Log, filepath.Join(b.work, rawFile), disk.Layout{
+	if b.root, err = disk.OpenLayers(b.rootBase.Path(rootFile), b.baked.Path(rootFile)); err != nil {
+		return err
+	}
+	layout := disk.Layout{
 		GUID: b.id("disk"), BIOS: sector,
 		ESP:   disk.ESP{GUID: b.id("esp"), Size: b.Image.Disk.ESP.Bytes(), Files: files},
-		Root:  disk.Root{GUID: b.id("root"), Size: b.Image.Disk.Root.Bytes(), File: b.baked.Path(rootFile)},
+		Root:  disk.Root{GUID: b.id("root"), Size: b.Image.Disk.Root.Bytes(), Layers: b.root, Elsewhere: !b.wantsRaw()},
 		State: state,
 		PHI:   disk.PHI{GUID: b.id("phi-data"), Name: profiles.DataName, Size: b.Image.Disk.PHI.Bytes()},
 
 		Volumes: b.volumes(),
-	})
+	}
+	b.rootPart = layout.RootPart()
+	return disk.Write(ctx, b.Log, filepath.Join(b.work, rawFile), layout)
+}
+
+// wantsRaw tells whether a format is made from the whole raw disk. A qcow2 takes root
+// as it is in the cache.
+func (b *build) wantsRaw() bool {
+	return slices.ContainsFunc(b.Image.Formats, func(f string) bool { return f != "qcow2" && f != "tar" })
 }
 
 const rawFile = "disk.raw"
@@ -493,6 +531,8 @@ func (b *build) format(ctx context.Context, raw, format string) error {
 		return copyFile(filepath.Join(b.work, tarFile), b.baked.Path(tarFile))
 	case "ova":
 		return b.ova(ctx, raw)
+	case "qcow2":
+		return disk.WriteQCOW2(ctx, filepath.Join(b.work, "disk.qcow2"), raw, b.rootPart)
 	}
 	f, err := disk.FindFormat(format)
 	if err != nil {
