@@ -91,8 +91,8 @@ docs: build ## write manual pages and shell completions of both commands into .b
 	@for p in ward wardctl; do for s in bash zsh fish; do .bin/$$p completion $$s > .bin/share/completions/$$p.$$s || exit 1; done; done
 
 .PHONY: bench
-bench: tools build ## time builds (cold, one parameter, nothing changed) beside mmdebstrap and mkosi, RUNS times (3)
-	$(GO) run ./qemu-tests/bench/build -image $(IMAGE) -runs $(or $(RUNS),3)
+bench: tools build ## time builds beside mmdebstrap and mkosi, and boots beside plain Debian: RUNS times (3), what is long LONG times (1)
+	$(GO) run ./qemu-tests/bench/build -image $(IMAGE) -runs $(or $(RUNS),3) -long $(or $(LONG),1) -parts $(or $(PARTS),ward,mkosi,boot)
 
 .PHONY: bench-initramfs
 bench-initramfs: image ## boot ward's initramfs beside initramfs-tools' and dracut's: time, size, memory
