@@ -20,6 +20,7 @@ import (
 	"ward/builder/command"
 	"ward/builder/secrets"
 	"ward/firstboot"
+	"ward/images/arch"
 	"ward/images/distro"
 	"ward/initramfs/handoff"
 	"ward/initramfs/uki"
@@ -32,6 +33,7 @@ import (
 type BakeSpec struct {
 	Unpacked string               `json:"unpacked"` // what unpack left
 	Output   string               `json:"output"`   // folder for the results
+	Arch     string               `json:"arch"`     // of the image
 	Facts    firstboot.ImageFacts `json:"facts"`
 	Config   handoff.Config       `json:"config"` // of init
 	Profile  *profiles.Profile    `json:"profile"`
@@ -96,7 +98,11 @@ func Bake(ctx context.Context, log *slog.Logger, s BakeSpec, note func(string)) 
 	if err != nil {
 		return err
 	}
-	b := &bake{BakeSpec: s, log: log, release: release, work: filepath.Join(s.Output, ".work")}
+	processor, err := arch.Find(s.Arch)
+	if err != nil {
+		return err
+	}
+	b := &bake{BakeSpec: s, log: log, release: release, arch: processor, work: filepath.Join(s.Output, ".work")}
 	b.tree = filepath.Join(b.work, "tree")
 	steps := []Step{
 		{"layer", b.layer},
@@ -135,6 +141,7 @@ type bake struct {
 	BakeSpec
 	log     *slog.Logger
 	release distro.Release
+	arch    arch.Arch
 	work    string // for the tree; removed at the end
 	tree    string
 	root    *os.Root
@@ -353,7 +360,7 @@ func (b *bake) loader(context.Context) error {
 	if err := installFile(b.root, "usr/lib/ward/cmdline", []byte(b.Cmdline+"\n"), 0o644); err != nil {
 		return err
 	}
-	return copyFile(filepath.Join(b.Output, loaderFile), filepath.Join(b.tree, b.release.Loader))
+	return copyFile(filepath.Join(b.Output, loaderFile), filepath.Join(b.tree, b.arch.File(b.release.Loader)))
 }
 
 // Line is the kernel line that belongs to a root: it says what root must be.
@@ -371,7 +378,7 @@ func (b *bake) kernelImage(context.Context) error {
 		to   *[]byte
 		from string
 	}{
-		{&parts.Stub, filepath.Join(b.tree, b.release.Stub)},
+		{&parts.Stub, filepath.Join(b.tree, b.arch.File(b.release.Stub))},
 		{&parts.Linux, filepath.Join(b.Output, kernelFile)},
 		{&parts.Initrd, filepath.Join(b.Output, initrdFile)},
 	} {

@@ -21,6 +21,7 @@ import (
 	"ward/builder/disk"
 	"ward/builder/rootfs"
 	"ward/firstboot"
+	"ward/images/arch"
 	"ward/images/distro"
 	"ward/initramfs/handoff"
 	"ward/initramfs/loader"
@@ -31,6 +32,7 @@ import (
 type build struct {
 	Options
 	release    distro.Release
+	arch       arch.Arch
 	cache      *cache.Cache
 	inputs     Inputs
 	digest     string    // of the inputs
@@ -69,13 +71,22 @@ func newBuild(o Options) (*build, error) {
 	if err := CheckVolumes("image "+o.Image.Name, o.Image, "profile "+o.Profile.Name, o.Profile); err != nil {
 		return nil, err
 	}
+	processor, err := o.Image.Processor()
+	if err != nil {
+		return nil, err
+	}
+	if o.Binaries != (Binaries{}) { // a plan has none
+		if o.Binaries, err = o.Binaries.For(processor.Name); err != nil {
+			return nil, err
+		}
+	}
 	if o.Events == nil {
 		o.Events = func(Event) {}
 	}
 	if o.Cache, err = cacheFolder(o.Cache); err != nil {
 		return nil, err
 	}
-	return &build{Options: o, release: release}, nil
+	return &build{Options: o, release: release, arch: processor}, nil
 }
 
 // OpenCache opens the cache in a folder; empty: the default one.
@@ -267,8 +278,8 @@ func (b *build) id(name string) string {
 // runs, off the console: it is in the journal, and a slow serial port holds up
 // the boot.
 func (b *build) cmdline() string {
-	line := fmt.Sprintf("root=PARTUUID=%s ro audit=1 audit_backlog_limit=%d console=tty0 console=ttyS0,115200 systemd.gpt_auto=0 panic=30 loglevel=5",
-		b.id("root"), b.Profile.Controls.Audit.Backlog)
+	line := fmt.Sprintf("root=PARTUUID=%s ro audit=1 audit_backlog_limit=%d console=tty0 console=%s systemd.gpt_auto=0 panic=30 loglevel=5",
+		b.id("root"), b.Profile.Controls.Audit.Backlog, b.arch.Console)
 	for _, arg := range b.Image.KernelArgs {
 		line += " " + arg
 	}
@@ -390,7 +401,7 @@ func (b *build) verifySystem() error {
 func (b *build) bakeSystem(ctx context.Context, fresh bool) error {
 	e, hit, err := b.cache.Get(ctx, "system", b.digest, fresh, func(ctx context.Context, dir string) error {
 		return b.inside(ctx, Inside{Bake: &BakeSpec{
-			Unpacked: b.unpacked.Dir, Output: dir,
+			Unpacked: b.unpacked.Dir, Output: dir, Arch: b.arch.Name,
 			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version, RootShare: b.Image.Disk.RootShare, SecureBoot: b.inputs.SecureBoot, Verity: b.verified()},
 			Config: b.initConfig(), Profile: b.Profile, Modules: b.Image.Modules, Cmdline: b.cmdline(),
 			Wardctl: b.Binaries.Wardctl, Init: b.init(), EmbedKey: b.EmbedKey,
@@ -450,7 +461,7 @@ func (b *build) disk(ctx context.Context) error {
 	defer remove()
 	// The first kernel has no counter: there is none to fall back to.
 	files := map[string]string{
-		"/EFI/BOOT/BOOTX64.EFI":                        started[loaderFile],
+		b.arch.BootFile(): started[loaderFile],
 		"/" + loader.UKI{Version: baked.Kernel}.Path(): started[ukiFile],
 		"/loader/loader.conf":                          conf,
 	}
