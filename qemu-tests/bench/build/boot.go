@@ -46,11 +46,20 @@ const bootLimit = 15 * time.Minute
 // A first boot does what is done once (keys, file systems), the others do not.
 func (b *bench) boots() []step {
 	return []step{
-		{name: wardFirst, long: true, before: b.forgets("ward-machine"), run: b.bootWard},
+		{name: wardFirst, long: true, before: b.keepImage, run: b.bootWard},
 		{name: wardBoot, run: b.bootWard},
 		{name: plainFirst, long: true, before: b.forgets("plain-machine"), run: b.bootPlain},
 		{name: plainBoot, run: b.bootPlain},
 	}
+}
+
+// keepImage copies the image that is there, because the next build replaces it and the
+// machine's disk needs the one that it began with, and forgets the machine before.
+func (b *bench) keepImage(ctx context.Context, _ int) error {
+	if err := errors.Join(os.RemoveAll(b.path("ward-machine")), os.RemoveAll(b.path("boot-image"))); err != nil {
+		return err
+	}
+	return command.Run(ctx, b.log, "cp", "--archive", b.path("out"), b.path("boot-image"))
 }
 
 func (b *bench) forgets(name string) func(context.Context, int) error {
@@ -74,7 +83,7 @@ func (b *bench) prepareBoots(ctx context.Context) error {
 
 // bootWard starts ward's machine and waits for its verdict.
 func (b *bench) bootWard(ctx context.Context, _ int) (sample, error) {
-	image, err := proof.OpenImage(b.path("out"))
+	image, err := proof.OpenImage(b.path("boot-image"))
 	if err != nil {
 		return sample{}, err
 	}
