@@ -39,6 +39,13 @@ build: ## build ward, wardctl and both ward-inits into .bin
 	$(GOBUILD) -tags netkeys -o .bin/ward-init-net ./initramfs/cmd/init
 	$(GOBUILD) -o .bin/ward-netboot ./initramfs/cmd/netboot
 
+.PHONY: build-arm64
+build-arm64: ## build what is in images for arm64 into .bin/arm64
+	@mkdir -p .bin/arm64
+	GOARCH=arm64 $(GOBUILD) -tags nodocs -o .bin/arm64/wardctl ./firstboot/cmd/wardctl
+	GOARCH=arm64 $(GOBUILD) -o .bin/arm64/ward-init ./initramfs/cmd/init
+	GOARCH=arm64 $(GOBUILD) -tags netkeys -o .bin/arm64/ward-init-net ./initramfs/cmd/init
+
 # What our programs may weigh, as file:MiB. wardctl is in every image, init in every initramfs and in memory.
 SIZES := ward:30 wardctl:15 ward-init:5 ward-init-net:10 ward-netboot:10
 
@@ -83,6 +90,14 @@ qemu: image ## end-to-end tests in QEMU whose names match RUN
 qemu-power: image ## cut the power of CUTS first boots (30) at random instants
 	QEMU_TESTS=require WARD_IMAGE_DIR=$(abspath out/debian-12) WARD_POWER_CUTS=$(or $(CUTS),30) $(GO) test -count=1 -timeout 12h -v -run PowerCut ./qemu-tests
 
+# What baking for another processor and a machine of it need.
+NIGHTLY_TOOLS := /usr/bin/qemu-aarch64-static:qemu-user-static arch-test:arch-test qemu-system-aarch64:qemu-system-arm /usr/share/AAVMF/AAVMF_CODE.fd:qemu-efi-aarch64
+
+.PHONY: nightly
+nightly: tools build build-arm64 ## what takes too long for a change: an image for arm64 is baked and booted in QEMU
+	@.ci/tools $(NIGHTLY_TOOLS)
+	QEMU_TESTS=require $(GO) test -tags nightly -count=1 -p 1 -timeout 180m -v -run '^TestArm64$$' ./qemu-tests/arm64
+
 .PHONY: docs
 docs: build ## write manual pages and shell completions of both commands into .bin/share
 	@mkdir -p .bin/share/man/man1 .bin/share/man/man8 .bin/share/completions
@@ -91,8 +106,8 @@ docs: build ## write manual pages and shell completions of both commands into .b
 	@for p in ward wardctl; do for s in bash zsh fish; do .bin/$$p completion $$s > .bin/share/completions/$$p.$$s || exit 1; done; done
 
 .PHONY: bench
-bench: tools build ## time builds (cold, one parameter, nothing changed) beside mmdebstrap and mkosi, RUNS times (3)
-	$(GO) run ./qemu-tests/bench/build -image $(IMAGE) -runs $(or $(RUNS),3)
+bench: tools build ## time builds beside mmdebstrap and mkosi, and boots beside plain Debian: RUNS times (3), what is long LONG times (1)
+	$(GO) run ./qemu-tests/bench/build -image $(IMAGE) -runs $(or $(RUNS),3) -long $(or $(LONG),1) -parts $(or $(PARTS),ward,mkosi,boot)
 
 .PHONY: bench-initramfs
 bench-initramfs: image ## boot ward's initramfs beside initramfs-tools' and dracut's: time, size, memory

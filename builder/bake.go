@@ -18,9 +18,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"ward/builder/command"
-	"ward/builder/disk"
 	"ward/builder/secrets"
 	"ward/firstboot"
+	"ward/images/arch"
 	"ward/images/distro"
 	"ward/initramfs/handoff"
 	"ward/initramfs/uki"
@@ -33,6 +33,7 @@ import (
 type BakeSpec struct {
 	Unpacked string               `json:"unpacked"` // what unpack left
 	Output   string               `json:"output"`   // folder for the results
+	Arch     string               `json:"arch"`     // of the image
 	Facts    firstboot.ImageFacts `json:"facts"`
 	Config   handoff.Config       `json:"config"` // of init
 	Profile  *profiles.Profile    `json:"profile"`
@@ -43,6 +44,7 @@ type BakeSpec struct {
 	EmbedKey string               `json:"embed_key,omitempty"` // path of the key file; empty: none
 	RootSize int64                `json:"root_size"`           // bytes
 	RootUUID string               `json:"root_uuid"`           // of the file system
+	Mke2fs   string               `json:"mke2fs"`              // version of what makes it
 	Sources  string               `json:"sources"`             // sources.list(5) to write; empty: what is there is right
 	Fstab    string               `json:"fstab"`
 	Epoch    int64                `json:"epoch"`            // SOURCE_DATE_EPOCH, seconds
@@ -55,7 +57,7 @@ type BakeSpec struct {
 
 // What Bake leaves in BakeSpec.Output.
 const (
-	rootFile     = "root.ext4"
+	rootFile     = "root.blocks" // disk.Blocks over those of the base
 	kernelFile   = "vmlinuz"
 	initrdFile   = "initramfs.img"
 	ukiFile      = "ward.efi"
@@ -85,6 +87,7 @@ type Baked struct {
 	Kernel  string   `json:"kernel"`            // release: "6.1.0-56-cloud-amd64"
 	Modules []string `json:"modules"`           // in the initramfs
 	Verity  string   `json:"verity,omitempty"`  // handoff.Verity of root; empty: it has no hash tree
+	Base    string   `json:"base,omitempty"`    // key of the file system that root differs from
 }
 
 // Bake applies every control to the unpacked packages and makes the initramfs,
@@ -95,7 +98,11 @@ func Bake(ctx context.Context, log *slog.Logger, s BakeSpec, note func(string)) 
 	if err != nil {
 		return err
 	}
-	b := &bake{BakeSpec: s, log: log, release: release, work: filepath.Join(s.Output, ".work")}
+	processor, err := arch.Find(s.Arch)
+	if err != nil {
+		return err
+	}
+	b := &bake{BakeSpec: s, log: log, release: release, arch: processor, work: filepath.Join(s.Output, ".work")}
 	b.tree = filepath.Join(b.work, "tree")
 	steps := []Step{
 		{"layer", b.layer},
@@ -134,6 +141,7 @@ type bake struct {
 	BakeSpec
 	log     *slog.Logger
 	release distro.Release
+	arch    arch.Arch
 	work    string // for the tree; removed at the end
 	tree    string
 	root    *os.Root
@@ -142,12 +150,15 @@ type bake struct {
 	facts   treeFacts      // of the unpacked tree
 	lower   *later[survey] // of the unpacked tree, which is what it was
 	packed  *later[packed] // the initramfs
+	based   *later[base]   // the file system of the unpacked tree
+	last    survey         // of the finished tree
 	baked   Baked
 }
 
 // layer puts a layer of our own over the unpacked tree, which stays as it is: it
 // is shared with every other image of these packages. While the layer is worked
-// on, the tree below is compared with its digest, and the initramfs is made.
+// on, the tree below is compared with its digest, and the initramfs and the file
+// system of that tree are made.
 func (b *bake) layer(ctx context.Context) error {
 	if err := readJSON(filepath.Join(b.Unpacked, treeFile), &b.facts); err != nil {
 		return fmt.Errorf("%s %s: %w", b.Unpacked, treeChanged, err)
@@ -164,9 +175,11 @@ func (b *bake) layer(ctx context.Context) error {
 	upper, work := filepath.Join(b.work, "upper"), filepath.Join(b.work, "work")
 	for _, dir := range []string{upper, work, b.tree} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
+			b.based = begin(func() (base, error) { return base{}, err })
 			return err
 		}
 	}
+	b.based = begin(func() (base, error) { return b.makeBase(ctx, lower) })
 	// A file that is not in our layer is the one below of the same name: no redirects (overlayfs.rst).
 	options := "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + work + ",redirect_dir=off,metacopy=off"
 	if !initialNamespace() {
@@ -232,9 +245,11 @@ func (b *bake) close() error {
 	if b.root != nil {
 		b.root.Close()
 	}
-	for _, wait := range []func(){func() { b.lower.wait() }, func() { b.packed.wait() }} {
-		if b.lower != nil {
-			wait()
+	if b.lower != nil {
+		b.lower.wait()
+		b.packed.wait()
+		if base, err := b.based.wait(); err == nil {
+			base.layers.Close()
 		}
 	}
 	if b.upper != "" {
@@ -345,7 +360,7 @@ func (b *bake) loader(context.Context) error {
 	if err := installFile(b.root, "usr/lib/ward/cmdline", []byte(b.Cmdline+"\n"), 0o644); err != nil {
 		return err
 	}
-	return copyFile(filepath.Join(b.Output, loaderFile), filepath.Join(b.tree, b.release.Loader))
+	return copyFile(filepath.Join(b.Output, loaderFile), filepath.Join(b.tree, b.arch.File(b.release.Loader)))
 }
 
 // Line is the kernel line that belongs to a root: it says what root must be.
@@ -363,7 +378,7 @@ func (b *bake) kernelImage(context.Context) error {
 		to   *[]byte
 		from string
 	}{
-		{&parts.Stub, filepath.Join(b.tree, b.release.Stub)},
+		{&parts.Stub, filepath.Join(b.tree, b.arch.File(b.release.Stub))},
 		{&parts.Linux, filepath.Join(b.Output, kernelFile)},
 		{&parts.Initrd, filepath.Join(b.Output, initrdFile)},
 	} {
@@ -394,13 +409,22 @@ func (b *bake) times(ctx context.Context) error {
 	if err := b.unmount(); err != nil { // the host's /proc and /dev are none of it
 		return err
 	}
-	at := "@" + strconv.FormatInt(b.Epoch, 10)
-	return command.Run(ctx, b.log, "find", b.tree, "-newermt", at, "-exec", "touch", "--no-dereference", "--date="+at, "{}", "+")
+	return cutTimes(ctx, b.log, b.tree, b.Epoch)
+}
+
+// cutTimes sets every time of a tree that is later than the epoch to the epoch.
+func cutTimes(ctx context.Context, log *slog.Logger, tree string, epoch int64) error {
+	at := "@" + strconv.FormatInt(epoch, 10)
+	return command.Run(ctx, log, "find", tree, "-newermt", at, "-exec", "touch", "--no-dereference", "--date="+at, "{}", "+")
 }
 
 // finish makes everything that is read off the finished tree, at once.
 func (b *bake) finish(ctx context.Context) error {
 	if _, err := b.lower.wait(); err != nil {
+		return err
+	}
+	var err error
+	if b.last, err = surveyTree(ctx, b.tree, true, b.unchanged()); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -415,19 +439,15 @@ func (b *bake) finish(ctx context.Context) error {
 }
 
 // inspect writes the listing of the tree and refuses one with a secret in it.
-func (b *bake) inspect(ctx context.Context) error {
-	s, err := surveyTree(ctx, b.tree, true, b.unchanged())
-	if err != nil {
-		return err
-	}
-	found, err := s.secrets()
+func (b *bake) inspect(context.Context) error {
+	found, err := b.last.secrets()
 	if err != nil {
 		return err
 	}
 	if err := secrets.Refuse(found); err != nil {
 		return fmt.Errorf("secret gate: %w", err)
 	}
-	return s.writeListing(filepath.Join(b.Output, listingFile))
+	return b.last.writeListing(filepath.Join(b.Output, listingFile))
 }
 
 // unchanged returns the digests of files that are still those of the unpacked
@@ -449,36 +469,17 @@ func (b *bake) unchanged() func(string, fs.FileInfo) (string, bool) {
 		if !ok || e.info.Size() != info.Size() {
 			return "", false
 		}
-		if _, err := os.Lstat(b.upper + path); !errors.Is(err, fs.ErrNotExist) {
-			return "", false
-		}
-		return e.sum, true
+		return e.sum, b.untouched(path)
 	}
 }
 
-// filesystem makes the root file system from the tree, with its hash tree where it
-// is verified.
-func (b *bake) filesystem(ctx context.Context) error {
-	size := b.RootSize
-	if b.Verity != "" {
-		size = disk.VerityData(size)
+// untouched tells whether a file of the tree is the one below, because our layer has none.
+func (b *bake) untouched(path string) bool {
+	if b.upper == "" {
+		return false
 	}
-	err := disk.WriteExt4(ctx, b.log, filepath.Join(b.Output, rootFile), disk.Ext4{
-		Tree: b.tree, UUID: b.RootUUID, Size: size, Epoch: b.Epoch,
-	})
-	if errors.Is(err, disk.ErrTooSmall) {
-		return fmt.Errorf("%w into %d MiB\nhint: raise disk.root in the image file", disk.ErrTooSmall, b.RootSize>>20)
-	}
-	if err != nil || b.Verity == "" {
-		return err
-	}
-	// The hash tree lies behind the data, which nobody writes to from here on.
-	v, err := disk.AppendVerity(ctx, b.log, filepath.Join(b.Output, rootFile), size, b.Verity)
-	if err != nil {
-		return err
-	}
-	b.baked.Verity = v.String()
-	return nil
+	_, err := os.Lstat(b.upper + path)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // tar packs the tree for a container in which suites of tests run. The names are

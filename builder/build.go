@@ -21,6 +21,7 @@ import (
 	"ward/builder/disk"
 	"ward/builder/rootfs"
 	"ward/firstboot"
+	"ward/images/arch"
 	"ward/images/distro"
 	"ward/initramfs/handoff"
 	"ward/initramfs/loader"
@@ -31,6 +32,7 @@ import (
 type build struct {
 	Options
 	release    distro.Release
+	arch       arch.Arch
 	cache      *cache.Cache
 	inputs     Inputs
 	digest     string    // of the inputs
@@ -41,7 +43,10 @@ type build struct {
 	cachedBase bool   // base was in the cache before this build
 	treeSum    string // of the unpacked tree, see treeFacts
 	baked      *cache.Entry
-	work       string // unfinished output, beside the final one
+	rootBase   *cache.Entry // what root in baked differs from
+	root       disk.Layers  // the root file system
+	rootPart   disk.Part    // where it is on the disk
+	work       string       // unfinished output, beside the final one
 	workLock   *os.File
 	result     *Manifest
 	log        *fullLog
@@ -66,13 +71,22 @@ func newBuild(o Options) (*build, error) {
 	if err := CheckVolumes("image "+o.Image.Name, o.Image, "profile "+o.Profile.Name, o.Profile); err != nil {
 		return nil, err
 	}
+	processor, err := o.Image.Processor()
+	if err != nil {
+		return nil, err
+	}
+	if o.Binaries != (Binaries{}) { // a plan has none
+		if o.Binaries, err = o.Binaries.For(processor.Name); err != nil {
+			return nil, err
+		}
+	}
 	if o.Events == nil {
 		o.Events = func(Event) {}
 	}
 	if o.Cache, err = cacheFolder(o.Cache); err != nil {
 		return nil, err
 	}
-	return &build{Options: o, release: release}, nil
+	return &build{Options: o, release: release, arch: processor}, nil
 }
 
 // OpenCache opens the cache in a folder; empty: the default one.
@@ -121,6 +135,7 @@ func Build(ctx context.Context, o Options) (*Manifest, error) {
 		return nil, err
 	}
 	defer func() {
+		b.root.Close()
 		if b.work != "" {
 			os.RemoveAll(b.work)
 		}
@@ -263,8 +278,8 @@ func (b *build) id(name string) string {
 // runs, off the console: it is in the journal, and a slow serial port holds up
 // the boot.
 func (b *build) cmdline() string {
-	line := fmt.Sprintf("root=PARTUUID=%s ro audit=1 audit_backlog_limit=%d console=tty0 console=ttyS0,115200 systemd.gpt_auto=0 panic=30 loglevel=5",
-		b.id("root"), b.Profile.Controls.Audit.Backlog)
+	line := fmt.Sprintf("root=PARTUUID=%s ro audit=1 audit_backlog_limit=%d console=tty0 console=%s systemd.gpt_auto=0 panic=30 loglevel=5",
+		b.id("root"), b.Profile.Controls.Audit.Backlog, b.arch.Console)
 	for _, arg := range b.Image.KernelArgs {
 		line += " " + arg
 	}
@@ -334,7 +349,7 @@ func (b *build) unpackTree(ctx context.Context, fresh bool) error {
 				return fmt.Errorf("%w: %w", errDamaged, err)
 			}
 		}
-		return b.inside(ctx, Inside{Unpack: &UnpackSpec{Base: b.base.Path(baseFile), Output: dir}})
+		return b.inside(ctx, Inside{Unpack: &UnpackSpec{Base: b.base.Path(baseFile), Output: dir, Epoch: b.epoch()}})
 	})
 	if err != nil {
 		return err
@@ -364,7 +379,7 @@ func (b *build) system(ctx context.Context) error {
 	if err != nil || b.event.Kind != Cached {
 		return err
 	}
-	if err := b.baked.Verify(slices.Sorted(maps.Keys(b.baked.Files))...); err != nil {
+	if err := b.verifySystem(); err != nil {
 		b.Log.Warn("the cached system is damaged and is baked again", "why", err)
 		b.event.Kind = Done
 		return b.bakeSystem(ctx, true)
@@ -372,25 +387,48 @@ func (b *build) system(ctx context.Context) error {
 	return nil
 }
 
+// verifySystem reads a system from the cache, and the file system below it.
+func (b *build) verifySystem() error {
+	if b.rootBase == nil {
+		return errors.New("the file system below it is gone")
+	}
+	if err := b.baked.Verify(slices.Sorted(maps.Keys(b.baked.Files))...); err != nil {
+		return err
+	}
+	return b.rootBase.Verify(rootFile)
+}
+
 func (b *build) bakeSystem(ctx context.Context, fresh bool) error {
 	e, hit, err := b.cache.Get(ctx, "system", b.digest, fresh, func(ctx context.Context, dir string) error {
 		return b.inside(ctx, Inside{Bake: &BakeSpec{
-			Unpacked: b.unpacked.Dir, Output: dir,
+			Unpacked: b.unpacked.Dir, Output: dir, Arch: b.arch.Name,
 			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version, RootShare: b.Image.Disk.RootShare, SecureBoot: b.inputs.SecureBoot, Verity: b.verified()},
 			Config: b.initConfig(), Profile: b.Profile, Modules: b.Image.Modules, Cmdline: b.cmdline(),
 			Wardctl: b.Binaries.Wardctl, Init: b.init(), EmbedKey: b.EmbedKey,
-			RootSize: b.Image.Disk.Root.Bytes(), RootUUID: b.id("root file system"), Fstab: b.fstab(), Sources: b.sources(), Epoch: b.epoch(),
+			RootSize: b.Image.Disk.Root.Bytes(), RootUUID: b.id("root file system"), Mke2fs: b.inputs.Tools["mke2fs"], Fstab: b.fstab(), Sources: b.sources(), Epoch: b.epoch(),
 			Tar: slices.Contains(b.Image.Formats, "tar"), Cache: b.Cache, Code: b.inputs.Binaries["ward"], Hold: b.held(), Verity: b.salt(),
 		}})
 	})
 	if err != nil {
 		return err
 	}
-	b.baked = e
+	b.baked, b.rootBase = e, nil
 	b.event.Bytes = e.Size()
 	if hit {
 		b.event.Kind = Cached
 	}
+	var baked Baked
+	if err := readJSON(e.Path(bakedFile), &baked); err != nil || baked.Base == "" {
+		if hit { // damaged, which is found where all of it is read
+			return nil
+		}
+		return errors.Join(err, fmt.Errorf("%s: names no file system below", e.Path(bakedFile)))
+	}
+	base, _, err := b.cache.Get(ctx, baseKind, baked.Base, false, func(context.Context, string) error { return errDamaged })
+	if err != nil && !(hit && errors.Is(err, errDamaged)) {
+		return err
+	}
+	b.rootBase = base
 	return nil
 }
 
@@ -423,7 +461,7 @@ func (b *build) disk(ctx context.Context) error {
 	defer remove()
 	// The first kernel has no counter: there is none to fall back to.
 	files := map[string]string{
-		"/EFI/BOOT/BOOTX64.EFI":                        started[loaderFile],
+		b.arch.BootFile(): started[loaderFile],
 		"/" + loader.UKI{Version: baked.Kernel}.Path(): started[ukiFile],
 		"/loader/loader.conf":                          conf,
 	}
@@ -445,15 +483,26 @@ func (b *build) disk(ctx context.Context) error {
 		return err
 	}
 	defer remove()
-	return disk.Write(ctx, b.Log, filepath.Join(b.work, rawFile), disk.Layout{
+	if b.root, err = disk.OpenLayers(b.rootBase.Path(rootFile), b.baked.Path(rootFile)); err != nil {
+		return err
+	}
+	layout := disk.Layout{
 		GUID: b.id("disk"), BIOS: sector,
 		ESP:   disk.ESP{GUID: b.id("esp"), Size: b.Image.Disk.ESP.Bytes(), Files: files},
-		Root:  disk.Root{GUID: b.id("root"), Size: b.Image.Disk.Root.Bytes(), File: b.baked.Path(rootFile)},
+		Root:  disk.Root{GUID: b.id("root"), Size: b.Image.Disk.Root.Bytes(), Layers: b.root, Elsewhere: !b.wantsRaw()},
 		State: state,
 		PHI:   disk.PHI{GUID: b.id("phi-data"), Name: profiles.DataName, Size: b.Image.Disk.PHI.Bytes()},
 
 		Volumes: b.volumes(),
-	})
+	}
+	b.rootPart = layout.RootPart()
+	return disk.Write(ctx, b.Log, filepath.Join(b.work, rawFile), layout)
+}
+
+// wantsRaw tells whether a format is made from the whole raw disk. A qcow2 takes root
+// as it is in the cache.
+func (b *build) wantsRaw() bool {
+	return slices.ContainsFunc(b.Image.Formats, func(f string) bool { return f != "qcow2" && f != "tar" })
 }
 
 const rawFile = "disk.raw"
@@ -493,6 +542,8 @@ func (b *build) format(ctx context.Context, raw, format string) error {
 		return copyFile(filepath.Join(b.work, tarFile), b.baked.Path(tarFile))
 	case "ova":
 		return b.ova(ctx, raw)
+	case "qcow2":
+		return disk.WriteQCOW2(ctx, filepath.Join(b.work, "disk.qcow2"), raw, b.rootPart)
 	}
 	f, err := disk.FindFormat(format)
 	if err != nil {

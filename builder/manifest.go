@@ -85,6 +85,19 @@ func (m *Manifest) Release() (distro.Release, error) {
 	return distro.Find(in.Image.Distro, in.Image.Release)
 }
 
+// Arch is the architecture of the image.
+func (m *Manifest) Arch() (string, error) {
+	var in struct {
+		Image struct {
+			Arch string `json:"arch"`
+		} `json:"image"`
+	}
+	if err := json.Unmarshal(m.Inputs, &in); err != nil {
+		return "", fmt.Errorf("%s: inputs: %w", manifestFile, err)
+	}
+	return in.Image.Arch, nil
+}
+
 // unchanged returns what is no longer as it was built. A file with its size and
 // its time, which is that of the packages, is taken for unchanged, unless all has
 // to be read.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"ward/builder/lock"
@@ -60,6 +61,26 @@ func Beside() (Binaries, error) {
 	}
 	if err != nil {
 		return Binaries{}, fmt.Errorf("%w\nhint: ward, wardctl, ward-init and ward-init-net are built together by make build and must lie in one folder", err)
+	}
+	return b, nil
+}
+
+// For returns the programs for images of an architecture: those for another than
+// ward's own lie in a folder of its name.
+func (b Binaries) For(arch string) (Binaries, error) {
+	if arch == runtime.GOARCH {
+		return b, nil
+	}
+	at := func(name string) string { return filepath.Join(filepath.Dir(name), arch, filepath.Base(name)) }
+	b.Init, b.NetInit, b.Wardctl = at(b.Init), at(b.NetInit), at(b.Wardctl)
+	var err error
+	for _, name := range []string{b.Init, b.NetInit, b.Wardctl} {
+		if _, e := os.Stat(name); e != nil {
+			err = errors.Join(err, e)
+		}
+	}
+	if err != nil {
+		return b, fmt.Errorf("%w\nhint: make build-%s builds ward's programs for it", err, arch)
 	}
 	return b, nil
 }

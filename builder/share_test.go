@@ -84,7 +84,7 @@ func TestRegistryCache(t *testing.T) {
 	host, _ := registrytest.Serve(t)
 	machine := func(remote string) *build {
 		b, err := newBuild(Options{
-			Image: &images.Image{Name: "clinic", Distro: "debian", Release: "12"}, Profile: &profiles.Profile{}, Cache: t.TempDir(), Output: filepath.Join(t.TempDir(), "clinic"),
+			Image: &images.Image{Name: "clinic", Distro: "debian", Release: "12", Arch: "amd64"}, Profile: &profiles.Profile{}, Cache: t.TempDir(), Output: filepath.Join(t.TempDir(), "clinic"),
 			Remote: remote, Log: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {

@@ -16,6 +16,7 @@ import (
 type UnpackSpec struct {
 	Base   string `json:"base"`
 	Output string `json:"output"` // gets treeDir and treeFile
+	Epoch  int64  `json:"epoch"`  // every time in the tree is at most this one, seconds
 }
 
 const (
@@ -52,6 +53,9 @@ func unpack(ctx context.Context, log *slog.Logger, s UnpackSpec, note func(strin
 	}
 	defer root.Close()
 	if err := clean(root); err != nil {
+		return err
+	}
+	if err := cutTimes(ctx, log, tree, s.Epoch); err != nil {
 		return err
 	}
 	note("read")

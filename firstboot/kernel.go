@@ -9,11 +9,13 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"ward/images/arch"
 	"ward/initramfs"
 	"ward/initramfs/handoff"
 	"ward/initramfs/loader"
@@ -190,9 +192,11 @@ func (m *Machine) kernelParts(version string) (uki.Parts, error) {
 		errs = append(errs, err)
 		return b
 	}
+	processor, err := arch.Find(runtime.GOARCH) // wardctl runs on no other
+	errs = append(errs, err)
 	init, cmdline := read(initBinary), read(cmdlinePath)
 	parts := uki.Parts{
-		Stub: read(m.facts.Release.Stub), Linux: read("boot/vmlinuz-" + version),
+		Stub: read(processor.File(m.facts.Release.Stub)), Linux: read("boot/vmlinuz-" + version),
 		OSRelease: string(read("usr/lib/os-release")), Cmdline: strings.TrimSpace(string(cmdline)), Uname: version,
 	}
 	modules, err := m.root.OpenRoot("usr/lib/modules/" + version)

@@ -8,7 +8,7 @@ import (
 
 	"ward/initramfs/boot/disks"
 	"ward/initramfs/boot/keysource"
-	"ward/initramfs/boot/keysource/network"
+	"ward/initramfs/boot/keysource/remote"
 	"ward/initramfs/boot/keysource/tpmkey"
 	"ward/initramfs/handoff"
 )
@@ -36,8 +36,7 @@ func hostKey(log *slog.Logger, run RunFunc) KeyFunc {
 		set.Scan()
 		return set, nil
 	})
-	// The zero Network is that of a running machine.
-	more := new(network.Network).Fetchers()
+	more := remote.Fetchers(nil) // the network of a running machine is there
 	more["tpm2"] = tpmkey.Fetcher
 	return func(ctx context.Context, sources []handoff.Source, v handoff.Volume) (*keysource.Key, string, error) {
 		set, err := known()

@@ -11,6 +11,7 @@ package images
 import (
 	"slices"
 
+	"ward/images/arch"
 	"ward/images/distro"
 )
 
@@ -23,7 +24,7 @@ type Image struct {
 	// The release, VERSION_ID of os-release(5), in quotes.
 	Release string `yaml:"release" json:"release" jsonschema:"minLength=1,example=\"12\""`
 	// The processor.
-	Arch string `yaml:"arch" json:"arch" jsonschema:"enum=amd64"`
+	Arch string `yaml:"arch" json:"arch" jsonschema:"enum=amd64,enum=arm64"`
 	// Where packages come from, tried in this order; none: the mirrors of the
 	// distribution itself.
 	Mirrors []string `yaml:"mirrors,omitempty" json:"mirrors,omitempty" jsonschema:"example=[https://mirror.example.org/debian]"`
@@ -92,5 +93,11 @@ func (i *Image) KernelPackage() (string, error) {
 	if i.Kernel != "" {
 		return i.Kernel, err
 	}
-	return row.Kernel, err
+	if err != nil {
+		return "", err
+	}
+	return row.KernelOn(i.Arch)
 }
+
+// Processor returns what is known of the image's architecture.
+func (i *Image) Processor() (arch.Arch, error) { return arch.Find(i.Arch) }

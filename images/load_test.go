@@ -28,8 +28,8 @@ func TestEmbedded(t *testing.T) {
 		if err != nil || img.Name != name || row.Name() != name {
 			t.Errorf("Load(%q) is called %q, and its release %q, %v", name, img.Name, row.Name(), err)
 		}
-		if kernel, err := img.KernelPackage(); err != nil || kernel != row.Kernel {
-			t.Errorf("%s: KernelPackage() = %q, %v, want %q", name, kernel, err, row.Kernel)
+		if kernel, err := img.KernelPackage(); err != nil || !strings.HasSuffix(kernel, img.Arch) {
+			t.Errorf("%s: KernelPackage() = %q, %v, want one for %s", name, kernel, err, img.Arch)
 		}
 	}
 	for _, r := range distro.All {
@@ -174,4 +174,26 @@ func FuzzSize(f *testing.F) {
 			t.Errorf("%q is %d bytes, written %q, read back %d", s, size, size, back)
 		}
 	})
+}
+
+// What an architecture does not have is said with its place.
+func TestProcessor(t *testing.T) {
+	if img, err := Load("arm64/debian-12-arm64.yaml"); err != nil || img.Arch != "arm64" {
+		t.Errorf("Load(arm64) = %+v, %v", img, err)
+	}
+	for name, c := range map[string]struct{ arch, firmware, want string }{
+		"unknown": {"riscv64", "[uefi]", "arch"},
+		"bios":    {"arm64", "[uefi, bios]", "firmware[1]: is bios, which no machine with arch arm64 has"},
+		"arm64":   {"arm64", "[uefi]", ""},
+	} {
+		file := filepath.Join(t.TempDir(), "clinic.yaml")
+		text := strings.Replace(good, "arch: amd64", "arch: "+c.arch+"\nfirmware: "+c.firmware, 1)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Load(file)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: Load() = %v, want %q", name, err, c.want)
+		}
+	}
 }

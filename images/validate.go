@@ -20,6 +20,7 @@ type check struct {
 
 func (c check) all() {
 	c.release()
+	c.processor()
 	c.disk()
 	c.mirrors()
 	c.kernelArgs()
@@ -56,6 +57,25 @@ func (c check) release() {
 	}
 	if !slices.Contains(versions, c.img.Release) {
 		c.d.Fault("release", fmt.Sprintf("of %s are known: %s", c.img.Distro, strings.Join(versions, ", ")), "is %q, which is not known", c.img.Release)
+	}
+}
+
+// processor compares the architecture with what the release and the firmware are
+// there for.
+func (c check) processor() {
+	a, err := c.img.Processor()
+	if err != nil || c.d.Faulty("arch") {
+		return // the tag has said so
+	}
+	if i := slices.Index(c.img.Firmware, "bios"); i >= 0 && !a.BIOS {
+		c.d.Fault(fmt.Sprintf("firmware[%d]", i), "remove it", "is bios, which no machine with arch %s has", a.Name)
+	}
+	row, err := c.img.Row()
+	if err != nil {
+		return
+	}
+	if _, err := row.KernelOn(a.Name); err != nil {
+		c.d.Fault("arch", "", "is %s: %v", a.Name, err)
 	}
 }
 

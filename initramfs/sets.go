@@ -19,9 +19,9 @@ var Sets = []Set{
 		// Every volume needs these: device-mapper, the cipher that is allow-listed,
 		// and the file systems of root, key device and ESP. dm-crypt asks for
 		// "xts(aes)" by name and there is no modprobe here, so they are loaded first.
-		// aesni_intel brings its own xts.
+		// aesni_intel (amd64) and aes_ce_blk (arm64) bring their own xts.
 		Name: "base",
-		Load: []string{"aesni_intel|xts", "dm_crypt"},
+		Load: []string{"aesni_intel|aes_ce_blk|xts", "dm_crypt"},
 		Have: []string{"ext4", "vfat", "nls_cp437", "nls_iso8859_1", "nls_ascii", "nls_utf8", "qemu_fw_cfg", "efivarfs"},
 	},
 	{Name: "virtio", Load: []string{"virtio_pci", "virtio_blk"}, Have: []string{"virtio_scsi", "sd_mod", "virtio_mmio"}},
@@ -33,7 +33,7 @@ var Sets = []Set{
 	{Name: "usb", Have: []string{"xhci_pci", "xhci_hcd", "ehci_pci", "uhci_hcd", "ohci_pci", "usb_storage", "uas", "sd_mod"}},
 	{Name: "mmc", Have: []string{"sdhci_pci", "sdhci_acpi", "mmc_block"}},
 	// A verified root and what is written over it.
-	{Name: "verity", Load: []string{"dm_verity", "overlay"}, Have: []string{"sha256_ssse3"}},
+	{Name: "verity", Load: []string{"dm_verity", "overlay"}, Have: []string{"sha256_ssse3", "sha2_ce"}},
 	{Name: "tpm", Have: []string{"tpm_tis", "tpm_crb"}},
 	{
 		Name: "net",

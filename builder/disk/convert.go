@@ -15,10 +15,10 @@ type Format struct {
 	options []string
 }
 
-// Formats are the formats that Convert writes. qemu-img reads only the parts of
+// Formats are the formats that Convert writes, beside the qcow2 of WriteQCOW2.
+// qemu-img reads only the parts of
 // the raw disk that hold data, so none of them costs what the disk is large.
 var Formats = []Format{
-	{"qcow2", "qcow2", []string{"-c", "-o", "compression_type=zstd"}},
 	// streamOptimized is compressed, and the only form that an OVA may carry into
 	// vSphere (Virtual Disk Format 5.0, 4.2).
 	{"vmdk", "vmdk", []string{"-o", "subformat=streamOptimized"}},

@@ -55,7 +55,23 @@ type ESP struct {
 type Root struct {
 	GUID string
 	Size int64  // bytes
-	File string // file system image, at most Size bytes
+	File string // file system image, at most Size bytes; of Layers: empty
+	// Layers are the file system image in compressed blocks. With Elsewhere they are
+	// left out of the raw disk: whoever converts it takes them from here, see RootPart.
+	Layers    Layers
+	Elsewhere bool
+}
+
+// length is the size of the file system image in bytes.
+func (r Root) length() (int64, error) {
+	if r.Layers != nil {
+		return r.Layers.size(), nil
+	}
+	info, err := os.Stat(r.File)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
 }
 
 // PHI is a partition for patients' data; it is left blank, the machine formats it.
@@ -80,6 +96,9 @@ func (l Layout) root() int64 {
 	return at
 }
 
+// RootPart is the root partition for WriteQCOW2, when Root has Layers.
+func (l Layout) RootPart() Part { return Part{At: l.root(), Layers: l.Root.Layers} }
+
 func up(n int64) int64 { return (n + alignment - 1) / alignment * alignment }
 
 // Write writes the disk to a new sparse file. The same layout and files give
@@ -91,10 +110,10 @@ func Write(ctx context.Context, log *slog.Logger, path string, l Layout) (err er
 		systems = append(systems, fileSystem{handoff.StateLabel, l.State})
 	}
 	for _, p := range systems {
-		if info, err := os.Stat(p.File); err != nil {
+		if n, err := p.length(); err != nil {
 			return fmt.Errorf("disk: %s: %w", p.name, err)
-		} else if info.Size() > p.Size {
-			return fmt.Errorf("disk: %s: file system has %d bytes, its partition %d", p.name, info.Size(), p.Size)
+		} else if n > p.Size {
+			return fmt.Errorf("disk: %s: file system has %d bytes, its partition %d", p.name, n, p.Size)
 		}
 	}
 	d, err := diskfs.Create(path, l.Size(), diskfs.SectorSize512)
@@ -131,7 +150,7 @@ func Write(ctx context.Context, log *slog.Logger, path string, l Layout) (err er
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return l.writeBoot(ctx, log, path, int64(esp.Start)*sector) })
 	for i, p := range systems {
-		group.Go(func() error { return p.write(path, starts[i]) })
+		group.Go(func() error { return p.write(ctx, path, starts[i]) })
 	}
 	return group.Wait()
 }
@@ -155,12 +174,20 @@ type fileSystem struct {
 	Root
 }
 
-func (p fileSystem) write(path string, at int64) error {
+func (p fileSystem) write(ctx context.Context, path string, at int64) error {
+	if p.Elsewhere {
+		return nil
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("disk: %w", err)
 	}
-	if err := errors.Join(copySparse(f, at, p.File), f.Close()); err != nil {
+	if p.Layers != nil {
+		err = p.Layers.Unpack(ctx, f, at)
+	} else {
+		err = copySparse(f, at, p.File)
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("disk: %s: %w", p.name, err)
 	}
 	return nil

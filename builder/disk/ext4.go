@@ -36,7 +36,8 @@ func WriteExt4(ctx context.Context, log *slog.Logger, out string, e Ext4) error 
 	epoch := strconv.FormatInt(e.Epoch, 10)
 	env := append(os.Environ(), "E2FSPROGS_FAKE_TIME="+epoch, "SOURCE_DATE_EPOCH="+epoch)
 	err := command.Start(ctx, log, command.Spec{
-		Argv: []string{"mke2fs", "-q", "-t", "ext4", "-L", e.Label, "-U", e.UUID, "-m", "1",
+		// With a seed of their own the checksums stay right when PatchExt4 sets another UUID.
+		Argv: []string{"mke2fs", "-q", "-t", "ext4", "-O", "metadata_csum_seed", "-L", e.Label, "-U", e.UUID, "-m", "1",
 			// The file is new and full of holes: nothing has to be zeroed, now or by the machine.
 			"-E", "hash_seed=" + e.UUID + ",assume_storage_prezeroed=1,lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0",
 			"-d", e.Tree, out, strconv.FormatInt(e.Size/1024, 10) + "K"},
@@ -96,20 +97,12 @@ func usedInodes(text string) ([]int64, error) {
 		if !ok {
 			continue
 		}
-		for r := range strings.SplitSeq(strings.TrimSpace(ranges), ", ") {
-			if r == "" {
-				continue
-			}
-			from, to, isRange := strings.Cut(r, "-")
-			if !isRange {
-				to = from
-			}
-			a, err1 := strconv.ParseInt(from, 10, 64)
-			b, err2 := strconv.ParseInt(to, 10, 64)
-			if err := errors.Join(err1, err2); err != nil {
-				return nil, fmt.Errorf("%q: %w", line, err)
-			}
-			free[a] = b
+		all, err := spans(ranges)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range all {
+			free[r.first] = r.last
 		}
 	}
 	if err := in.Err(); err != nil {

@@ -50,6 +50,7 @@ type Spec struct {
 	Output   string            // folder for images
 	Keyrings map[string]string // file -> package that has it
 	BIOS     bool              // an image starts under a BIOS
+	Machines []string          // processors of images that are not this host's, as uname(2) calls them: "aarch64"
 	Log      *slog.Logger
 }
 
@@ -79,6 +80,15 @@ func Checks(s Spec) []Check {
 			all = append(all, Check{p.name, p.need, func(context.Context) (string, error) { return find(p.name) }, "install " + p.pkg})
 		}
 	}
+	for _, m := range s.Machines {
+		all = append(all,
+			Check{"programs of " + m, Some, func(context.Context) (string, error) { return foreign(binfmt, m) },
+				"install qemu-user-static; mount -t binfmt_misc binfmt_misc " + binfmt + "; systemctl restart systemd-binfmt, or in a container write /usr/lib/binfmt.d/qemu-" + m + ".conf into " + binfmt + "/register"},
+			Check{"qemu-system-" + m, Some, func(context.Context) (string, error) { return find("qemu-system-" + m) }, "install qemu-system-arm and qemu-efi-aarch64, for ward test and ward run of these images"})
+	}
+	if len(s.Machines) > 0 {
+		all = append(all, Check{"arch-test", Some, func(context.Context) (string, error) { return find("arch-test") }, "install arch-test"})
+	}
 	for file, pkg := range s.Keyrings {
 		all = append(all, Check{file, Build, func(context.Context) (string, error) { return present(file) }, "install " + pkg + ", or name another keyring in the image file (keyring: FILE)"})
 	}
@@ -95,6 +105,37 @@ func Checks(s Spec) []Check {
 		Check{"room for the output", Build, func(context.Context) (string, error) { return room(s.Output) }, "free disk space, or name another folder with -o"},
 		Check{"KVM", Speed, kvm, "load the module kvm, allow this user /dev/kvm (group kvm), or in a virtual machine allow nested ones; without it machines run several times slower"},
 	)
+}
+
+// binfmt is where the kernel says which program runs which foreign ones.
+const binfmt = "/proc/sys/fs/binfmt_misc"
+
+// foreign tells whether programs of another processor run, in a chroot too: flag F
+// has the kernel keep the emulator open (binfmt-misc.rst).
+func foreign(dir, machine string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "qemu-"+machine))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("no emulator is registered in %s", dir)
+	}
+	if err != nil {
+		return "", err
+	}
+	var on, fixed bool
+	var by string
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		on = on || line == "enabled"
+		if flags, ok := strings.CutPrefix(line, "flags:"); ok {
+			fixed = strings.Contains(flags, "F")
+		}
+		if path, ok := strings.CutPrefix(line, "interpreter "); ok {
+			by = path
+		}
+	}
+	if !on || !fixed {
+		return "", fmt.Errorf("%s/qemu-%s is not enabled, or has no flag F, without which it is not found in a chroot", dir, machine)
+	}
+	return by, nil
 }
 
 const (

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -86,5 +87,30 @@ func TestChecks(t *testing.T) {
 	}
 	if found, err := room(spec.Cache); err != nil || !strings.HasSuffix(found, dir) {
 		t.Errorf("room(%s) = %q, %v, want that of the nearest folder", spec.Cache, found, err)
+	}
+}
+
+func TestForeign(t *testing.T) {
+	dir := t.TempDir()
+	for text, want := range map[string]string{
+		"": "no emulator is registered",
+		"disabled\ninterpreter /usr/libexec/qemu\nflags: POF\n": "is not enabled",
+		"enabled\ninterpreter /usr/libexec/qemu\nflags: PO\n":   "has no flag F",
+	} {
+		if text != "" {
+			if err := os.WriteFile(filepath.Join(dir, "qemu-aarch64"), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := foreign(dir, "aarch64"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("foreign(%q) = %q, %v, want an error that says %q", text, got, err, want)
+		}
+		os.Remove(filepath.Join(dir, "qemu-aarch64"))
+	}
+	if err := os.WriteFile(filepath.Join(dir, "qemu-aarch64"), []byte("enabled\ninterpreter /usr/libexec/qemu\nflags: POF\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := foreign(dir, "aarch64"); err != nil || got != "/usr/libexec/qemu" {
+		t.Errorf("foreign() = %q, %v, want the emulator", got, err)
 	}
 }

@@ -27,6 +27,7 @@ type Image struct {
 	Dir      string
 	Manifest *builder.Manifest
 	Profile  profiles.Profile
+	Arch     string
 }
 
 // OpenImage reads an output folder and compares its files with the manifest: a
@@ -46,6 +47,9 @@ func OpenImage(dir string) (*Image, error) {
 		return nil, fmt.Errorf("image %s: inputs of the manifest: %w", dir, err)
 	}
 	image := &Image{Dir: dir, Manifest: m, Profile: inputs.Profile}
+	if image.Arch, err = m.Arch(); err != nil {
+		return nil, fmt.Errorf("image %s: %w", dir, err)
+	}
 	if _, err := os.Stat(image.Disk()); err != nil {
 		return nil, fmt.Errorf("image %s: %w", dir, err)
 	}
@@ -145,7 +149,7 @@ func (f *Fixture) Write() error {
 
 // VM is the machine of this fixture, for vm.Start.
 func (f *Fixture) VM(image *Image) vm.Config {
-	return vm.Config{Image: image.Disk(), Key: f.Key, Ignition: f.Ignition}
+	return vm.Config{Arch: image.Arch, Image: image.Disk(), Key: f.Key, Ignition: f.Ignition}
 }
 
 // Close stops the lab.

@@ -72,7 +72,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := vm.Missing(); err != nil {
+	if err := vm.MissingFor(image.Arch); err != nil {
 		return nil, err
 	}
 	t.image = image

@@ -106,6 +106,9 @@ func Export(ctx context.Context, o Options) (err error) {
 	return e.publish()
 }
 
+// netArch is what ward-netboot is built for, and iPXE asked for.
+const netArch = "amd64"
+
 type export struct {
 	Options
 	out, work string
@@ -134,6 +137,8 @@ func (e *export) inputs() error {
 		fault(fmt.Errorf("image %s: %w\nhint: ward build makes one", e.Image, err))
 	} else if err := e.from.Verify(e.Image); err != nil {
 		fault(fmt.Errorf("image %s: %w", e.Image, err))
+	} else if arch, err := e.from.Arch(); err != nil || arch != "" && arch != netArch {
+		fault(errors.Join(err, fmt.Errorf("image %s: is for %s; only %s is installed over the network", e.Image, arch, netArch)))
 	}
 	if e.secret, err = os.ReadFile(e.Secret); err != nil {
 		fault(fmt.Errorf("signing key: %w\nhint: ward key pxe makes one", err))

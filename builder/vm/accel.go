@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -56,18 +57,27 @@ func sector(code []byte) []byte {
 	return s
 }
 
-var accelerator struct {
+var tried struct {
 	sync.Mutex
 	answer string
+}
+
+// accelerator is Accelerator for a machine of that architecture: KVM runs only the
+// host's own, and is tried with amd64 alone.
+func accelerator(ctx context.Context, arch string) string {
+	if arch != boards[0].arch || runtime.GOARCH != arch {
+		return "tcg"
+	}
+	return Accelerator(ctx)
 }
 
 // Accelerator is "kvm" where it runs a guest and "tcg" elsewhere. The first
 // call tries it, within 3 s; later ones return the answer of the first.
 func Accelerator(ctx context.Context) string {
-	accelerator.Lock()
-	defer accelerator.Unlock()
-	if accelerator.answer != "" {
-		return accelerator.answer
+	tried.Lock()
+	defer tried.Unlock()
+	if tried.answer != "" {
+		return tried.answer
 	}
 	answer := "tcg"
 	if f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err == nil {
@@ -77,7 +87,7 @@ func Accelerator(ctx context.Context) string {
 		}
 	}
 	if ctx.Err() == nil {
-		accelerator.answer = answer
+		tried.answer = answer
 	}
 	return answer
 }
@@ -97,10 +107,10 @@ func Probe(ctx context.Context, accel string, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	stderr := &tail{max: 4 << 10}
-	argv := append([]string{"-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-smp", "2", "-m", "32"}, accelArgs(accel)...)
+	argv := append([]string{"-nodefaults", "-no-user-config", "-display", "none", "-machine", boards[0].machine, "-smp", "2", "-m", "32"}, accelArgs(accel, boards[0].tcgCPU)...)
 	argv = append(argv, "-device", "isa-debug-exit,iobase=0xf4,iosize=0x01",
 		"-drive", "if=none,id=probe,format=raw,snapshot=on,file="+comma(image), "-device", "virtio-blk-pci,drive=probe,bootindex=0")
-	cmd := exec.Command(qemu, argv...)
+	cmd := exec.Command(boards[0].qemu, argv...)
 	cmd.Stderr = stderr
 	err = runUntil(ctx, cmd)
 	var exit *exec.ExitError

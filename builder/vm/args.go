@@ -18,6 +18,7 @@ const (
 
 // wiring is what Start has prepared for a machine and args needs to name.
 type wiring struct {
+	board    board
 	accel    string
 	disk     string // overlay
 	code     string // UEFI
@@ -34,13 +35,13 @@ func args(c Config, w wiring) []string {
 	if c.SecureBoot != "" {
 		// Only code in the system management mode may write the variables; OVMF that is
 		// built for it does not wake from S3 (edk2, OvmfPkg/README).
-		add("-machine", "q35,smm=on")
+		add("-machine", "%s,smm=on", w.board.machine)
 		add("-global", "driver=cfi.pflash01,property=secure,value=on")
 		add("-global", "ICH9-LPC.disable_s3=1")
 	} else {
-		add("-machine", "q35")
+		add("-machine", "%s", w.board.machine)
 	}
-	a = append(a, accelArgs(w.accel)...)
+	a = append(a, accelArgs(w.accel, w.board.tcgCPU)...)
 	add("-smp", "%d", c.CPUs)
 	add("-m", "%d", c.MemoryMB)
 
@@ -80,7 +81,7 @@ func args(c Config, w wiring) []string {
 	// Without a network to boot from the card has no firmware, which would only wait.
 	bootfile, rom, mac := "", "", ""
 	if c.NetBoot != "" {
-		bootfile, rom = ",bootfile="+strings.ReplaceAll(c.NetBoot, ",", ",,"), c.rom()+",bootindex=9"
+		bootfile, rom = ",bootfile="+strings.ReplaceAll(c.NetBoot, ",", ",,"), w.board.rom[c.Firmware]+",bootindex=9"
 	}
 	if c.MAC != "" {
 		mac = ",mac=" + c.MAC
@@ -107,7 +108,7 @@ func args(c Config, w wiring) []string {
 	if w.tpm != "" {
 		add("-chardev", "socket,id=tpm,path=%s", comma(w.tpm))
 		add("-tpmdev", "emulator,id=tpm0,chardev=tpm")
-		add("-device", "tpm-crb,tpmdev=tpm0")
+		add("-device", "%s,tpmdev=tpm0", w.board.tpm)
 	}
 	if c.NoReboot {
 		a = append(a, "-no-reboot")
@@ -115,18 +116,11 @@ func args(c Config, w wiring) []string {
 	return append(a, c.Extra...)
 }
 
-// rom is iPXE for QEMU's virtio card, as Debian's package ipxe-qemu installs it.
-func (c Config) rom() string {
-	if c.Firmware == "bios" {
-		return "/usr/lib/ipxe/qemu/pxe-virtio.rom"
-	}
-	return "/usr/lib/ipxe/qemu/efi-virtio.rom"
-}
-
-func accelArgs(accel string) []string {
+// accelArgs are those of an accelerator; cpu is the processor that TCG shows.
+func accelArgs(accel, cpu string) []string {
 	switch accel {
 	case "tcg":
-		return []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
+		return []string{"-accel", "tcg,thread=multi", "-cpu", cpu}
 	case "kvm":
 		return []string{"-accel", "kvm", "-cpu", "host"}
 	}

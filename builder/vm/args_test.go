@@ -25,10 +25,16 @@ func TestArgs(t *testing.T) {
 			Disks: []Disk{{File: "/d/1", Format: "raw", Bus: "nvme"}, {File: "/d/2", Format: "qcow2", Bus: "scsi", Serial: "s,1", ReadOnly: true}}},
 			wiring{accel: "tcg", disk: "/s/disk.qcow2", tpm: "/s/tpm/socket"}},
 		{"secureboot", Config{Image: "x", SecureBoot: "/k/keys"}, wiring{accel: "tcg", disk: "/s/disk.qcow2", code: "/f/code.fd", vars: "/s/vars.qcow2"}},
+		{"arm64", Config{Arch: "arm64", Image: "x", Key: "/k/key.img", TPM: true},
+			wiring{accel: "tcg", disk: "/s/disk.qcow2", code: "/f/code.fd", vars: "/s/vars.qcow2", tpm: "/s/tpm/socket"}},
 		{"terminal", Config{Firmware: "bios", ConsoleLog: "/c/console.log"}, wiring{accel: "tcg", disk: "/s/disk.qcow2", terminal: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var b strings.Builder
+			var err error
+			if c.wiring.board, err = boardOf(c.config.Arch); err != nil {
+				t.Fatal(err)
+			}
 			for _, a := range args(c.config.withDefaults(), c.wiring) {
 				if strings.HasPrefix(a, "-") {
 					b.WriteString("\n")

@@ -23,7 +23,7 @@ func Interactive(ctx context.Context, cfg Config, stdin, stdout *os.File, out io
 	}
 	m := &VM{cfg: cfg, accel: cfg.Accel, dir: cfg.State, changed: make(chan struct{}), done: make(chan struct{}), stderr: &tail{max: 8 << 10}}
 	if m.accel == "" {
-		m.accel = Accelerator(ctx)
+		m.accel = accelerator(ctx, cfg.Arch)
 	}
 	defer m.Close()
 	if err := m.interactive(ctx, stdin, stdout, out); err != nil {
@@ -48,6 +48,7 @@ func (m *VM) interactive(ctx context.Context, stdin, stdout *os.File, out io.Wri
 	}
 	w.terminal = true
 	argv := args(m.cfg, w)
+	qemu := w.board.qemu
 	cmd := exec.Command(qemu, argv...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, os.Stderr
 	fmt.Fprintf(out, "console follows; Ctrl-a x quits (accelerator %s)\n", m.accel)

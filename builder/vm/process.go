@@ -8,8 +8,6 @@ import (
 	"syscall"
 )
 
-const qemu = "qemu-system-x86_64"
-
 var lookPath = exec.LookPath
 
 // spawn starts cmd so that the kernel kills it when this program dies, and calls

@@ -47,6 +47,7 @@ func (m *VM) start(ctx context.Context) error {
 	}
 
 	argv := args(m.cfg, w)
+	qemu := w.board.qemu
 	cmd := exec.Command(qemu, argv...)
 	cmd.ExtraFiles = theirs
 	cmd.Stderr = m.stderr
@@ -133,6 +134,10 @@ func (m *VM) end(err error, drained <-chan struct{}) {
 // UEFI variables and TPM.
 func (m *VM) prepare(ctx context.Context) (wiring, error) {
 	w := wiring{accel: m.accel}
+	var err error
+	if w.board, err = boardOf(m.cfg.Arch); err != nil {
+		return w, err
+	}
 	if m.dir == "" {
 		dir, err := os.MkdirTemp("", "ward-vm-")
 		if err != nil {
@@ -149,9 +154,9 @@ func (m *VM) prepare(ctx context.Context) (wiring, error) {
 		}
 	}
 	if m.cfg.Firmware == "uefi" {
-		list := firmware
+		list := w.board.firmware
 		if m.cfg.SecureBoot != "" {
-			list = secureFirmware
+			list = w.board.secure
 		}
 		code, vars, err := findFirmware(list, isFile)
 		if err != nil {

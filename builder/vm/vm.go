@@ -28,6 +28,9 @@ import (
 
 // Config says which machine to start.
 type Config struct {
+	// Arch is the machine's architecture, as images have it; empty: "amd64".
+	Arch string
+
 	// Image is the disk image; it is only read. Empty: no disk.
 	Image string
 	// Format is the image's format as qemu-img calls it; empty: qcow2 or raw,
@@ -129,7 +132,7 @@ func Start(ctx context.Context, cfg Config) (*VM, error) {
 	}
 	m := &VM{cfg: cfg, accel: cfg.Accel, dir: cfg.State, changed: make(chan struct{}), done: make(chan struct{}), stderr: &tail{max: 8 << 10}}
 	if m.accel == "" {
-		m.accel = Accelerator(ctx)
+		m.accel = accelerator(ctx, cfg.Arch)
 	}
 	if err := m.start(ctx); err != nil {
 		m.Close()
@@ -139,6 +142,9 @@ func Start(ctx context.Context, cfg Config) (*VM, error) {
 }
 
 func (c Config) withDefaults() Config {
+	if c.Arch == "" {
+		c.Arch = boards[0].arch
+	}
 	if c.Bus == "" {
 		c.Bus = "virtio"
 	}
@@ -169,6 +175,12 @@ func (c Config) validate() error {
 			}
 		}
 		faults = append(faults, fmt.Errorf("%s: %q is not one of %q", field, value, known))
+	}
+	b, err := boardOf(c.Arch)
+	if err != nil {
+		faults = append(faults, err)
+	} else if c.Firmware == "bios" && !b.bios || c.SecureBoot != "" && len(b.secure) == 0 || c.NetBoot != "" && b.rom["uefi"] == "" {
+		faults = append(faults, fmt.Errorf("architecture %s: there is no machine with a BIOS, with Secure Boot or that boots from the network here", c.Arch))
 	}
 	oneOf("bus", c.Bus, "virtio", "nvme", "scsi")
 	oneOf("firmware", c.Firmware, "uefi", "bios", "direct")

@@ -7,7 +7,7 @@ import "slices"
 var All = []Release{
 	{
 		ID: "debian", Version: "12", Codename: "bookworm", Format: "deb",
-		Kernel: "linux-image-cloud-amd64",
+		Kernel: "linux-image-cloud-amd64", Kernels: map[string]string{"arm64": "linux-image-cloud-arm64"},
 		// systemd-boot-efi carries the stub and the boot loader since Debian 12.
 		Packages: slices.Concat(debianBase, []string{"systemd-boot-efi"}),
 		SSHUnit:  "ssh.service", SSHDropIn: "etc/ssh/sshd_config.d",
@@ -20,7 +20,7 @@ var All = []Release{
 	},
 	{
 		ID: "debian", Version: "13", Codename: "trixie", Format: "deb",
-		Kernel: "linux-image-cloud-amd64",
+		Kernel: "linux-image-cloud-amd64", Kernels: map[string]string{"arm64": "linux-image-cloud-arm64"},
 		// trixie moved systemd-cryptsetup, which reads crypttab, into a package of its own.
 		Packages: slices.Concat(debianBase, []string{"systemd-boot-efi", "systemd-cryptsetup"}),
 		SSHUnit:  "ssh.service", SSHDropIn: "etc/ssh/sshd_config.d",

@@ -18,8 +18,9 @@ type Release struct {
 	Codename string // suite of the archive; empty for rpm
 	Format   string // "deb" or "rpm"
 
-	Kernel   string   // package of the default kernel
-	Packages []string // what every image of this release has, kernel excluded
+	Kernel   string            // package of the default kernel on amd64
+	Kernels  map[string]string // the same on other architectures that the release is baked for
+	Packages []string          // what every image of this release has, kernel excluded
 
 	SSHUnit   string // the unit that must listen: "ssh.service"; Ubuntu >= 22.10 "ssh.socket"
 	SSHDropIn string // folder, relative to /, that sshd_config includes first; empty where OpenSSH has no Include
@@ -41,6 +42,18 @@ type Release struct {
 
 // Name is the image name of the release, for example "debian-12".
 func (r Release) Name() string { return r.ID + "-" + r.Version }
+
+// KernelOn is the package of the default kernel on an architecture, or an error if the
+// release is not baked for it.
+func (r Release) KernelOn(arch string) (string, error) {
+	if name, ok := r.Kernels[arch]; ok {
+		return name, nil
+	}
+	if arch != "amd64" {
+		return "", fmt.Errorf("release %s %s is not baked for %s", r.ID, r.Version, arch)
+	}
+	return r.Kernel, nil
+}
 
 // HasOpenSSH tells whether the release's OpenSSH is at least major.minor.
 func (r Release) HasOpenSSH(major, minor int) bool {

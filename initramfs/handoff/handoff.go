@@ -9,7 +9,8 @@ const (
 	// PHIType is the GPT type GUID of a PHI partition. It is ward's own, so that
 	// no other tool formats or mounts it by itself.
 	PHIType = "5d4f1c0e-7a52-4c0b-9b56-77617264504d"
-	// RootType is the x86-64 root type of the Discoverable Partitions Specification.
+	// RootType is the x86-64 root type of the Discoverable Partitions Specification. It
+	// marks ward's root on every architecture: nobody else looks for it (systemd.gpt_auto=0).
 	RootType = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
 	// KeyLabel is the file system label of a key device.
 	KeyLabel = "WARD-KEY"

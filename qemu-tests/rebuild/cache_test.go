@@ -24,7 +24,9 @@ func TestCacheCorrupt(t *testing.T) {
 		before        func()
 		said          string
 	}{
-		{"system", "cache/system-*/root.ext4", func() { os.RemoveAll(w.path("out")) }, "the cached system is damaged and is baked again"},
+		{"system", "cache/system-*/root.blocks", func() { os.RemoveAll(w.path("out")) }, "the cached system is damaged and is baked again"},
+		{"root file system below a system", "cache/root-*/root.blocks", func() { os.RemoveAll(w.path("out")) }, "the cached system is damaged and is baked again"},
+		{"root file system", "cache/root-*/root.blocks", anew, "the cached root file system is damaged and is made again"},
 		{"tree", "cache/tree-*/tree/usr/bin/passwd", anew, "the cached tree is damaged and is unpacked again"},
 		{"facts of the tree", "cache/tree-*/tree.json", anew, "the cached tree is damaged and is unpacked again"},
 		{"initramfs", "cache/initramfs-*/initramfs.img", anew, "the cached initramfs is damaged and is made again"},

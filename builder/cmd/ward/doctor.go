@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -15,6 +17,7 @@ import (
 // doctor is ward doctor.
 func (p *program) doctor() *cobra.Command {
 	var cache, output string
+	var more []string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "doctor [flags]",
@@ -33,7 +36,7 @@ nothing. Exit code: 0 a build has what it needs; 1 it does not.`,
 					return err
 				}
 			}
-			for _, name := range images.Names() {
+			for _, name := range append(images.Names(), more...) {
 				img, err := images.Load(name)
 				if err != nil {
 					return err
@@ -44,6 +47,13 @@ nothing. Exit code: 0 a build has what it needs; 1 it does not.`,
 				}
 				spec.Keyrings[row.Keyring] = row.KeyringBy
 				spec.BIOS = spec.BIOS || img.BIOS()
+				processor, err := img.Processor()
+				if err != nil {
+					return err
+				}
+				if processor.Name != runtime.GOARCH && !slices.Contains(spec.Machines, processor.Machine) {
+					spec.Machines = append(spec.Machines, processor.Machine)
+				}
 			}
 			results, ok := doctor.Look(cmd.Context(), doctor.Checks(spec))
 			if _, err := builder.Beside(); err != nil {
@@ -62,6 +72,7 @@ nothing. Exit code: 0 a build has what it needs; 1 it does not.`,
 	f := cmd.Flags()
 	f.StringVar(&cache, "cache", "", "folder of the cache (default ~/.cache/ward)")
 	f.StringVarP(&output, "output", "o", "out", "folder for images")
+	f.StringSliceVar(&more, "image", nil, "image files that are to be built, beside the images that come with ward")
 	f.BoolVar(&asJSON, "json", false, "print the results as JSON")
 	return cmd
 }

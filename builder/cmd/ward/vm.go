@@ -36,7 +36,14 @@ an account on it.`,
 			if err != nil {
 				return err
 			}
+			manifest, err := builder.ReadManifest(args[0])
+			if err != nil {
+				return err
+			}
 			cfg.Image, cfg.Log = image, p.log
+			if cfg.Arch, err = manifest.Arch(); err != nil {
+				return err
+			}
 			if cfg.SSHPort < 0 || cfg.SSHPort > 65535 {
 				return usage("ward run: --ssh-port is %d, want 1 to 65535", cfg.SSHPort)
 			}
@@ -68,7 +75,7 @@ an account on it.`,
 }
 
 func (p *program) interactive(ctx context.Context, cfg vm.Config) error {
-	if err := vm.Missing(); err != nil {
+	if err := vm.MissingFor(cfg.Arch); err != nil {
 		return err
 	}
 	return vm.Interactive(ctx, cfg, p.in, p.out, p.err)

@@ -34,21 +34,23 @@ func TestReport(t *testing.T) {
 	err := report(&b, []*series{
 		newSeries(mmdebstrapAlone, 100*time.Second), newSeries(wardCold, 110*time.Second), newSeries(wardIncremental, 6*time.Second),
 		newSeries(wardNothing, 300*time.Millisecond), newSeries(mkosiIncremental, 23*time.Second),
-	}, usage{image: 180 << 20, cache: 1400 << 20})
+		newSeries(wardBoot, 60*time.Second), newSeries(plainBoot, 30*time.Second), newSeries(plainFirst),
+	}, usage{image: 180 << 20, cache: 450 << 20}, "tcg")
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := strings.Join(strings.Fields(b.String()), " ")
 	for _, want := range []string{
-		"ward, cold 110.00 (110.00-110.00) 1", "ward, cold / mmdebstrap alone 1.10 at most 1.15: yes",
+		"ward, cold 1 110.00 (110.00-110.00) 1", "ward, cold / mmdebstrap alone 1.10 at most 1.15: yes",
 		"ward, one parameter / mkosi, one file 0.26 at most 0.25: no", "ward, one parameter 6.00 at most 5.00: no",
-		"ward, nothing changed 0.30 at most 0.50: yes", "image 180 MiB, cache 1400 MiB",
+		"ward, nothing changed 0.30 at most 0.50: yes", "image 180 MiB, cache 450 MiB, 2.5 times the image",
+		"ward, boot to its verdict / plain Debian, boot to multi-user.target 2.00", "machines: QEMU, tcg",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("the report lacks %q:\n%s", want, b.String())
 		}
 	}
-	if strings.Contains(got, "/ mkosi, cold") {
+	if strings.Contains(got, "/ mkosi, cold") || strings.Contains(got, plainFirst) {
 		t.Errorf("a ratio of what was not measured:\n%s", b.String())
 	}
 }
@@ -56,7 +58,7 @@ func TestReport(t *testing.T) {
 // What mmdebstrap alone installs is what ward installs, and so does mkosi.
 func TestSamePackages(t *testing.T) {
 	b := &bench{dir: t.TempDir(), image: "debian-12", ward: "ward", log: slog.New(slog.DiscardHandler)}
-	if err := b.prepare(t.Context(), false); err != nil {
+	if err := b.prepare(t.Context(), parts{ward: true}); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.IsSorted(b.packages) || !slices.Contains(b.packages, "openssh-server") || !slices.ContainsFunc(b.packages, func(p string) bool { return strings.HasPrefix(p, "linux-image-") }) {
@@ -95,7 +97,7 @@ func TestCases(t *testing.T) {
 		}
 	}
 	profiles := map[string]bool{}
-	for _, c := range b.cases(false) {
+	for _, c := range b.cases(parts{ward: true}) {
 		for run := range 2 {
 			if c.before != nil && os.Geteuid() == 0 {
 				if err := c.before(context.Background(), run); err != nil {
@@ -121,17 +123,46 @@ func TestCases(t *testing.T) {
 
 func TestMeasure(t *testing.T) {
 	b := &bench{dir: t.TempDir()}
-	x, err := b.measure(t.Context(), []string{"sh", "-c", "sleep 0.05"})
+	x, err := b.program(t.Context(), []string{"sh", "-c", "sleep 0.05"})
 	if err != nil || x.took < 50*time.Millisecond || x.memory == 0 {
-		t.Errorf("measure() = %+v, %v", x, err)
+		t.Errorf("program() = %+v, %v", x, err)
 	}
-	if _, err := b.measure(t.Context(), []string{"sh", "-c", "echo no room; exit 1"}); err == nil || !strings.Contains(err.Error(), "last.log") {
-		t.Errorf("measure() = %v, want an error that names the log", err)
+	if _, err := b.program(t.Context(), []string{"sh", "-c", "echo no room; exit 1"}); err == nil || !strings.Contains(err.Error(), "last.log") {
+		t.Errorf("program() = %v, want an error that names the log", err)
 	}
 	if n, err := allocated(b.dir); err != nil || n == 0 {
 		t.Errorf("allocated() = %d, %v", n, err)
 	}
 	if _, err := allocated(filepath.Join(b.dir, "gone")); err == nil {
 		t.Error("allocated(gone) is no error")
+	}
+}
+
+func TestParse(t *testing.T) {
+	if p, err := parse("ward,boot"); err != nil || p != (parts{ward: true, boot: true}) {
+		t.Errorf("parse() = %+v, %v", p, err)
+	}
+	if _, err := parse("ward,boots"); err == nil || !strings.Contains(err.Error(), `"boots" is not one of`) {
+		t.Errorf("parse(boots) = %v, want an error that names it", err)
+	}
+}
+
+// Each part can be measured by itself: what it starts from is made by a case before.
+func TestPartsBringWhatTheyNeed(t *testing.T) {
+	b := &bench{dir: t.TempDir()}
+	for name, c := range map[string]struct {
+		parts parts
+		want  []string
+	}{
+		"mkosi": {parts{mkosi: true}, []string{mmdebstrapAlone, mkosiCold, mkosiIncremental}},
+		"boot":  {parts{boot: true}, []string{wardCold, wardFirst, wardBoot, plainFirst, plainBoot}},
+	} {
+		var got []string
+		for _, s := range b.cases(c.parts) {
+			got = append(got, s.name)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
 	}
 }

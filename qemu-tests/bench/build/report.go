@@ -12,8 +12,10 @@ import (
 // step is one thing that is measured.
 type step struct {
 	name   string
+	long   bool                                     // takes minutes, and so is measured fewer times
 	before func(ctx context.Context, run int) error // not measured
 	argv   func(run int) []string
+	run    func(ctx context.Context, run int) (sample, error) // instead of argv
 }
 
 // sample is one measurement.
@@ -56,14 +58,20 @@ const (
 	wardNothing      = "ward, nothing changed"
 	mkosiCold        = "mkosi, cold"
 	mkosiIncremental = "mkosi, one file"
+	wardFirst        = "ward, first boot to its verdict"
+	wardBoot         = "ward, boot to its verdict"
+	plainFirst       = "plain Debian, first boot to multi-user.target"
+	plainBoot        = "plain Debian, boot to multi-user.target"
 )
 
-// ratios are what is asked of ward: at most so much of the other's time.
+// ratios are ward's times by those of others, and what is asked of ward: at most so
+// much; 0: nothing is.
 var ratios = []struct {
 	ours, theirs string
 	most         float64
 }{
 	{wardCold, mmdebstrapAlone, 1.15}, {wardIncremental, mkosiIncremental, 0.25}, {wardCold, mkosiCold, 1},
+	{wardFirst, plainFirst, 0}, {wardBoot, plainBoot, 0},
 }
 
 // limits are what is asked of ward by itself.
@@ -75,15 +83,23 @@ var limits = []struct {
 // usage is what lies on the disk after the runs, in bytes.
 type usage struct{ image, cache int64 }
 
-func report(out io.Writer, all []*series, disk usage) error {
+// report prints what was measured; accel is how machines ran, empty: none did.
+func report(out io.Writer, all []*series, disk usage, accel string) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "%d runs each, in turn; seconds, median (range)\n\n", len(all[0].samples))
-	fmt.Fprintln(w, "what\tseconds\tlargest process MiB")
+	fmt.Fprintf(w, "in turn; seconds, median (range)\n\n")
+	fmt.Fprintln(w, "what\truns\tseconds\tlargest process MiB")
 	medians := map[string]time.Duration{}
 	for _, s := range all {
+		if len(s.samples) == 0 {
+			continue
+		}
 		m, text := s.median()
 		medians[s.name] = m
-		fmt.Fprintf(w, "%s\t%s\t%d\n", s.name, text, s.largest()>>20)
+		memory := "-"
+		if n := s.largest(); n > 0 {
+			memory = fmt.Sprint(n >> 20)
+		}
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", s.name, len(s.samples), text, memory)
 	}
 	fmt.Fprintln(w)
 	for _, r := range ratios {
@@ -92,6 +108,10 @@ func report(out io.Writer, all []*series, disk usage) error {
 			continue // not measured
 		}
 		ratio := ours.Seconds() / theirs.Seconds()
+		if r.most == 0 {
+			fmt.Fprintf(w, "%s / %s\t%.2f\n", r.ours, r.theirs, ratio)
+			continue
+		}
 		fmt.Fprintf(w, "%s / %s\t%.2f\tat most %.2f: %s\n", r.ours, r.theirs, ratio, r.most, verdict(ratio <= r.most))
 	}
 	for _, l := range limits {
@@ -99,7 +119,12 @@ func report(out io.Writer, all []*series, disk usage) error {
 			fmt.Fprintf(w, "%s\t%s\tat most %s: %s\n", l.name, seconds(m), seconds(l.most), verdict(m <= l.most))
 		}
 	}
-	fmt.Fprintf(w, "\nimage %d MiB, cache %d MiB\n", disk.image>>20, disk.cache>>20)
+	if disk.image > 0 {
+		fmt.Fprintf(w, "\nimage %d MiB, cache %d MiB, %.1f times the image\n", disk.image>>20, disk.cache>>20, float64(disk.cache)/float64(disk.image))
+	}
+	if accel != "" {
+		fmt.Fprintf(w, "\nmachines: QEMU, %s\n", accel)
+	}
 	return w.Flush()
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"ward/builder"
 	"ward/builder/command"
+	"ward/builder/proof"
 	"ward/images"
 	"ward/images/distro"
 )
@@ -27,14 +28,20 @@ type bench struct {
 	keyring                      string
 	mirrors                      []string
 	packages                     []string
+	fixture                      *proof.Fixture // of ward's machine; nil: not made yet
+	accel                        string         // what machines ran on; empty: none did
 }
 
 func (b *bench) path(elem ...string) string {
 	return filepath.Join(append([]string{b.dir}, elem...)...)
 }
 
-// prepare reads what ward would install and, for mkosi, makes the root it runs in.
-func (b *bench) prepare(ctx context.Context, withMkosi bool) error {
+// parts are what can be measured, each with what it needs before.
+type parts struct{ ward, mkosi, boot bool }
+
+// prepare reads what ward would install, and makes mkosi's root and the plain disk
+// where they are asked for.
+func (b *bench) prepare(ctx context.Context, p parts) error {
 	img, err := images.Load(b.image)
 	if err != nil {
 		return err
@@ -51,13 +58,28 @@ func (b *bench) prepare(ctx context.Context, withMkosi bool) error {
 		b.keyring = img.Keyring
 	}
 	b.packages = wanted(b.release.Packages, img.Packages, kernel)
-	if !withMkosi {
-		return nil
+	if p.mkosi {
+		if os.Geteuid() != 0 {
+			return errors.New("mkosi's root needs root here\nhint: -parts leaves mkosi out")
+		}
+		if err := b.timed("mkosi's root", func() error { return b.mkosiRoot(ctx) }); err != nil {
+			return err
+		}
 	}
-	if os.Geteuid() != 0 {
-		return errors.New("mkosi's root needs root here\nhint: -mkosi=false leaves mkosi out")
+	if p.boot {
+		return b.timed("the plain disk", func() error { return b.prepareBoots(ctx) })
 	}
-	return b.mkosiRoot(ctx)
+	return nil
+}
+
+// timed logs how long a preparation took.
+func (b *bench) timed(what string, f func() error) error {
+	begun := time.Now()
+	if err := f(); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	b.log.Info("prepared", "what", what, "took", time.Since(begun).Round(100*time.Millisecond))
+	return nil
 }
 
 // wanted are the packages that ward asks for, each once.
@@ -69,26 +91,35 @@ func wanted(row, image []string, kernel string) []string {
 
 // cases are what is measured, in the order in which one run makes them: each ward
 // case starts from what the one before it left.
-func (b *bench) cases(withMkosi bool) []step {
+func (b *bench) cases(p parts) []step {
 	wardArgv := func(profile string) []string {
 		return []string{b.ward, "build", b.image, "--profile", profile, "--cache", b.path("cache"), "-o", b.path("out")}
 	}
 	changed := func(run int) string { return b.path(fmt.Sprintf("changed-%d.yaml", run)) }
-	all := []step{
-		{mmdebstrapAlone, b.removes("base.tar"), func(int) []string { return b.mmdebstrap() }},
-		{wardCold, b.removes("cache", "out"), func(int) []string { return wardArgv("hipaa") }},
-		{wardIncremental, func(_ context.Context, run int) error {
-			text := fmt.Sprintf("name: changed\nextends: hipaa\ndescription: one parameter\ncontrols:\n  logoff: {idle: %d}\n", 601+run)
-			return os.WriteFile(changed(run), []byte(text), 0o644)
-		}, func(run int) []string { return wardArgv(changed(run)) }},
-		{wardNothing, nil, func(run int) []string { return wardArgv(changed(run)) }},
+	var all []step
+	if p.ward || p.mkosi { // which is told the mirror that mmdebstrap took
+		all = append(all, step{name: mmdebstrapAlone, long: true, before: b.removes("base.tar"), argv: func(int) []string { return b.mmdebstrap() }})
 	}
-	if withMkosi {
+	if p.ward || p.boot { // which starts the image
+		all = append(all, step{name: wardCold, long: true, before: b.removes("cache", "out"), argv: func(int) []string { return wardArgv("hipaa") }})
+	}
+	if p.ward {
 		all = append(all,
-			step{mkosiCold, b.mkosiConfig, func(int) []string { return b.mkosi() }},
-			step{mkosiIncremental, func(_ context.Context, run int) error {
+			step{name: wardIncremental, before: func(_ context.Context, run int) error {
+				text := fmt.Sprintf("name: changed\nextends: hipaa\ndescription: one parameter\ncontrols:\n  logoff: {idle: %d}\n", 601+run)
+				return os.WriteFile(changed(run), []byte(text), 0o644)
+			}, argv: func(run int) []string { return wardArgv(changed(run)) }},
+			step{name: wardNothing, argv: func(run int) []string { return wardArgv(changed(run)) }})
+	}
+	if p.mkosi {
+		all = append(all,
+			step{name: mkosiCold, long: true, before: b.mkosiConfig, argv: func(int) []string { return b.mkosi() }},
+			step{name: mkosiIncremental, before: func(_ context.Context, run int) error {
 				return put(b.path("mkosi", "work", "mkosi.extra", "etc", "bench"), fmt.Sprintf("run %d\n", run))
-			}, func(int) []string { return b.mkosi() }})
+			}, argv: func(int) []string { return b.mkosi() }})
+	}
+	if p.boot {
+		all = append(all, b.boots()...)
 	}
 	return all
 }
@@ -113,13 +144,19 @@ func (b *bench) removes(names ...string) func(context.Context, int) error {
 // mmdebstrap is the call with ward's options, see builder/rootfs.
 func (b *bench) mmdebstrap() []string {
 	argv := []string{"mmdebstrap", "--mode=unshare", "--variant=minbase", "--format=tar", "--keyring=" + b.keyring, "--include=" + strings.Join(b.packages, ",")}
+	// Ward keeps the distribution's initramfs from being made; that would cost mmdebstrap half a minute.
+	argv = append(append(argv, excludes()...), "--dpkgopt=force-confold",
+		`--setup-hook=mkdir -p "$1/etc/kernel/postinst.d" && : > "$1/etc/kernel/postinst.d/initramfs-tools"`, b.release.Codename, b.path("base.tar"))
+	return append(argv, b.mirrors...)
+}
+
+// excludes are ward's options about files of packages, see builder/rootfs.
+func excludes() []string {
+	var argv []string
 	for _, path := range []string{"/usr/share/man/*", "/usr/share/info/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/lintian/*"} {
 		argv = append(argv, "--dpkgopt=path-exclude="+path)
 	}
-	// Ward keeps the distribution's initramfs from being made; that would cost mmdebstrap half a minute.
-	argv = append(argv, "--dpkgopt=path-include=/usr/share/doc/*/copyright", "--dpkgopt=force-confold",
-		`--setup-hook=mkdir -p "$1/etc/kernel/postinst.d" && : > "$1/etc/kernel/postinst.d/initramfs-tools"`, b.release.Codename, b.path("base.tar"))
-	return append(argv, b.mirrors...)
+	return append(argv, "--dpkgopt=path-include=/usr/share/doc/*/copyright")
 }
 
 // mkosiPackages are what mkosi needs to make a disk of Debian packages.
@@ -223,8 +260,16 @@ exec chroot "$root" mkosi --directory /work --force build`
 		b.path("mkosi", "root"), b.path("mkosi", "work")}
 }
 
-// measure runs a program once.
-func (b *bench) measure(ctx context.Context, argv []string) (sample, error) {
+// measure measures a step once.
+func (b *bench) measure(ctx context.Context, s step, run int) (sample, error) {
+	if s.run != nil {
+		return s.run(ctx, run)
+	}
+	return b.program(ctx, s.argv(run))
+}
+
+// program runs a program once.
+func (b *bench) program(ctx context.Context, argv []string) (sample, error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	log, err := os.Create(b.path("last.log"))
 	if err != nil {
@@ -247,6 +292,9 @@ func (b *bench) measure(ctx context.Context, argv []string) (sample, error) {
 // onDisk is what ward's last build left.
 func (b *bench) onDisk() (usage, error) {
 	m, err := builder.ReadManifest(b.path("out"))
+	if errors.Is(err, fs.ErrNotExist) { // ward was not measured
+		return usage{}, nil
+	}
 	if err != nil {
 		return usage{}, err
 	}

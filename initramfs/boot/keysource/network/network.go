@@ -1,7 +1,5 @@
-// Package network fetches keys over the network: from an HTTPS server with a
-// pinned authority, and from a tang server that unlocks what clevis has bound.
-// In an initramfs it brings up the network first; in a running machine that is
-// done already.
+// Package network brings up the network of an initramfs for the first key that is
+// fetched over it, see package remote, and takes it down again.
 //
 //	n := network.FromLine(line) // the kernel line
 //	more := n.Fetchers()
@@ -26,12 +24,11 @@ import (
 
 	"ward/initramfs/boot/cmdline"
 	"ward/initramfs/boot/keysource"
+	"ward/initramfs/boot/keysource/remote"
 )
 
-// Network is the network of an initramfs. The zero Network is that of a running
-// machine: it is up, and not touched.
+// Network is the network of an initramfs.
 type Network struct {
-	ours bool // bring it up, and down again
 	line string
 	bond string
 	vlan string
@@ -44,7 +41,7 @@ type Network struct {
 
 // New is a network to bring up when the first source needs it. ip is the value
 // of the kernel line's ip=, "" for DHCP.
-func New(ip string) *Network { return &Network{ours: true, line: ip} }
+func New(ip string) *Network { return &Network{line: ip} }
 
 // FromLine is New with ip=, bond= and vlan= of the kernel line.
 func FromLine(line cmdline.Line) *Network {
@@ -55,17 +52,15 @@ func FromLine(line cmdline.Line) *Network {
 	return n
 }
 
-// Fetchers are the sources of this package, for keysource.Request.More.
-func (n *Network) Fetchers() map[string]keysource.Fetcher {
-	return map[string]keysource.Fetcher{"https": n.fromHTTPS, "tang": n.fromTang}
-}
+// Fetchers are the sources beyond this network, for keysource.Request.More.
+func (n *Network) Fetchers() map[string]keysource.Fetcher { return remote.Fetchers(n.Up) }
 
 // Up configures the first interface that gets an address. It waits for links and
 // answers until ctx ends. Once up it stays up for the other sources.
 func (n *Network) Up(ctx context.Context, req keysource.Request) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.ours || n.up {
+	if n.up {
 		return nil
 	}
 	static, err := parseIP(n.line)

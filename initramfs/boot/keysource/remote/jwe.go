@@ -1,4 +1,4 @@
-package network
+package remote
 
 import (
 	"crypto/aes"

@@ -1,4 +1,4 @@
-package network
+package remote
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 // fromHTTPS gets the key file with GET. A URL that ends with "/" is a folder that
 // has it. The server must show a certificate of the pinned authority; no other
 // authority is known here. Redirects are not followed.
-func (n *Network) fromHTTPS(ctx context.Context, src handoff.Source, req keysource.Request) (*keysource.Key, error) {
+func (f fetcher) fromHTTPS(ctx context.Context, src handoff.Source, req keysource.Request) (*keysource.Key, error) {
 	config, err := identity(ctx, src, req)
 	if err != nil {
 		return nil, err
@@ -28,7 +28,7 @@ func (n *Network) fromHTTPS(ctx context.Context, src handoff.Source, req keysour
 	if err != nil {
 		return nil, err
 	}
-	if err := n.Up(ctx, req); err != nil {
+	if err := f.up(ctx, req); err != nil {
 		return nil, err
 	}
 	url := src.URL

@@ -1,4 +1,4 @@
-package network
+package remote
 
 import (
 	"bytes"
@@ -16,7 +16,7 @@ import (
 
 // fromTang recovers the passphrase of a slot that `clevis luks bind` has made.
 // The server's address is the source's; the one in the token is not asked.
-func (n *Network) fromTang(ctx context.Context, src handoff.Source, req keysource.Request) (*keysource.Key, error) {
+func (f fetcher) fromTang(ctx context.Context, src handoff.Source, req keysource.Request) (*keysource.Key, error) {
 	var last error = errors.New("the volume has no token of clevis with a tang server")
 	for _, raw := range req.Tokens {
 		if raw.Type != "clevis" {
@@ -27,7 +27,7 @@ func (n *Network) fromTang(ctx context.Context, src handoff.Source, req keysourc
 			last = err
 			continue
 		}
-		if err := n.Up(ctx, req); err != nil {
+		if err := f.up(ctx, req); err != nil {
 			return nil, err
 		}
 		client, err := pinnedClient(src, nil)

@@ -1,4 +1,4 @@
-package network
+package remote
 
 import (
 	"bytes"
@@ -84,7 +84,7 @@ func TestTangd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var n Network
+	var n fetcher
 	key, err := n.fromTang(t.Context(), handoff.Source{URL: url}, request(h.Tokens...))
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,138 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"ward/builder/cache"
+	"ward/builder/disk"
+	"ward/initramfs/handoff"
+)
+
+// baseKind are the cache's entries with the file system of an unpacked tree.
+const baseKind = "root"
+
+// rawRoot is the root file system that is worked on, in bake.work.
+const rawRoot = "root.ext4"
+
+// base is the file system of the unpacked tree, which every image of these packages
+// and this size of root differs from. It is unpacked in rawRoot.
+type base struct {
+	key    string
+	layers disk.Layers
+}
+
+// rootBytes is the size of the file system, without the hash tree behind it.
+func (b *bake) rootBytes() int64 {
+	if b.Verity != "" {
+		return disk.VerityData(b.RootSize)
+	}
+	return b.RootSize
+}
+
+// makeBase makes the file system of the unpacked tree, or takes it from the cache.
+func (b *bake) makeBase(ctx context.Context, tree string) (base, error) {
+	key, err := cache.Key([]any{b.Code, b.facts.Digest, b.rootBytes(), b.Epoch, b.Mke2fs})
+	if err != nil {
+		return base{}, err
+	}
+	c, err := cache.Open(b.Cache, b.log, removeTree(b.log))
+	if err != nil {
+		return base{}, err
+	}
+	defer c.Close()
+	l, err := b.cachedBase(ctx, c, key, tree, false)
+	if errors.Is(err, errDamaged) {
+		l, err = b.cachedBase(ctx, c, key, tree, true)
+	}
+	if errors.Is(err, disk.ErrTooSmall) {
+		err = b.tooSmall()
+	}
+	return base{key, l}, err
+}
+
+func (b *bake) tooSmall() error {
+	return fmt.Errorf("%w into %d MiB\nhint: raise disk.root in the image file", disk.ErrTooSmall, b.RootSize>>20)
+}
+
+// cachedBase takes the file system from the cache, or from a new entry.
+func (b *bake) cachedBase(ctx context.Context, c *cache.Cache, key, tree string, fresh bool) (disk.Layers, error) {
+	raw := filepath.Join(b.work, rawRoot)
+	e, hit, err := c.Get(ctx, baseKind, key, fresh, func(ctx context.Context, dir string) error {
+		// Equal trees have one name, so that they give equal bytes; an image gets its own.
+		id := uuid.NewSHA1(uuid.MustParse(handoff.RootType), []byte(b.facts.Digest))
+		if err := disk.WriteExt4(ctx, b.log, raw, disk.Ext4{Tree: tree, UUID: id.String(), Size: b.rootBytes(), Epoch: b.Epoch}); err != nil {
+			return err
+		}
+		if err := disk.WriteBlocks(ctx, filepath.Join(dir, rootFile), raw, nil); err != nil {
+			return err
+		}
+		// What is made from a damaged tree must not be found by the next build.
+		_, err := b.lower.wait()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if hit {
+		if err := e.Verify(rootFile); err != nil {
+			b.log.Warn("the cached root file system is damaged and is made again", "why", err)
+			return nil, fmt.Errorf("%w: %w", errDamaged, err)
+		}
+	}
+	l, err := disk.OpenLayers(e.Path(rootFile))
+	if err != nil || !hit {
+		return l, err
+	}
+	f, err := os.Create(raw)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	err = errors.Join(f.Truncate(b.rootBytes()), l.Unpack(ctx, f, 0), f.Close())
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// filesystem makes the root file system: that of the unpacked tree with what is
+// another in the finished one, and with its hash tree where it is verified. A build
+// with an empty cache goes the same way, and so gets the same bytes.
+func (b *bake) filesystem(ctx context.Context) error {
+	below, err := b.based.wait()
+	if err != nil {
+		return err
+	}
+	lower, err := b.lower.wait()
+	if err != nil {
+		return err
+	}
+	patch, err := changes(filepath.Join(b.Unpacked, treeDir), lower, b.tree, b.last, b.untouched)
+	if err != nil {
+		return err
+	}
+	patch.UUID, patch.Epoch = b.RootUUID, b.Epoch
+	raw := filepath.Join(b.work, rawRoot)
+	err = disk.PatchExt4(ctx, b.log, raw, b.work, patch)
+	if errors.Is(err, disk.ErrTooSmall) {
+		return b.tooSmall()
+	}
+	if err != nil {
+		return err
+	}
+	if b.Verity != "" {
+		// The hash tree lies behind the data, which nobody writes to from here on.
+		v, err := disk.AppendVerity(ctx, b.log, raw, b.rootBytes(), b.Verity)
+		if err != nil {
+			return err
+		}
+		b.baked.Verity = v.String()
+	}
+	b.baked.Base = below.key
+	return disk.WriteBlocks(ctx, filepath.Join(b.Output, rootFile), raw, below.layers)
+}

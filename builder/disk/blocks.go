@@ -1,0 +1,335 @@
+package disk
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// blockSize is the size of the pieces in which images are compared and compressed:
+// a cluster of a qcow2, which takes them as they are.
+const blockSize = 64 << 10
+
+// blocksMagic begins a file of Blocks; its last byte is the version of the form.
+const blocksMagic = "wardblk\x01"
+
+// maxImage bounds what a file of Blocks may say of its image's size, in bytes.
+const maxImage = 1 << 50
+
+// Blocks are the blocks in which an image differs from another, or from zeros, each
+// compressed by itself. The file is blocksMagic, the size of the image in bytes and,
+// for each block, the length of its frame, all little-endian; a length of 0 is a
+// block that does not differ. Then follow the frames (zstd, RFC 8878).
+type Blocks struct {
+	f      *os.File
+	size   int64
+	frames []frame
+}
+
+// frame is where the compressed block lies in the file; without a length there is none.
+type frame struct {
+	at     int64
+	length uint32
+}
+
+// OpenBlocks opens a file that WriteBlocks wrote.
+func OpenBlocks(name string) (*Blocks, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	b := &Blocks{f: f}
+	if err := b.readHead(); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return b, nil
+}
+
+func (b *Blocks) readHead() error {
+	info, err := b.f.Stat()
+	if err != nil {
+		return err
+	}
+	in := bufio.NewReaderSize(b.f, 1<<20)
+	head := make([]byte, len(blocksMagic)+8)
+	if _, err := io.ReadFull(in, head); err != nil || string(head[:len(blocksMagic)]) != blocksMagic {
+		return errors.New("is no file of blocks")
+	}
+	size := binary.LittleEndian.Uint64(head[len(blocksMagic):])
+	n := (size + blockSize - 1) / blockSize
+	if size > maxImage || int64(n) > info.Size()/4 {
+		return fmt.Errorf("speaks of an image of %d bytes, more than it has lengths for", size)
+	}
+	b.size = int64(size)
+	lengths := make([]byte, 4*n)
+	if _, err := io.ReadFull(in, lengths); err != nil {
+		return fmt.Errorf("lengths: %w", err)
+	}
+	at := int64(len(head) + len(lengths))
+	b.frames = make([]frame, n)
+	for i := range b.frames {
+		length := binary.LittleEndian.Uint32(lengths[4*i:])
+		b.frames[i] = frame{at, length}
+		at += int64(length)
+	}
+	if at != info.Size() {
+		return fmt.Errorf("has %d bytes, want %d", info.Size(), at)
+	}
+	return nil
+}
+
+// Size is the size of the image in bytes.
+func (b *Blocks) Size() int64 { return b.size }
+
+// Close closes the file.
+func (b *Blocks) Close() error { return b.f.Close() }
+
+// Layers are an image: each says in what it differs from the one before it, the
+// first from zeros.
+type Layers []*Blocks
+
+// OpenLayers opens files of blocks, the lowest first.
+func OpenLayers(names ...string) (Layers, error) {
+	var l Layers
+	for _, name := range names {
+		b, err := OpenBlocks(name)
+		if err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+		l = append(l, b)
+	}
+	return l, nil
+}
+
+// Close closes all files.
+func (l Layers) Close() error {
+	var faults []error
+	for _, b := range l {
+		faults = append(faults, b.Close())
+	}
+	return errors.Join(faults...)
+}
+
+// size of the image: that of the top layer, in bytes.
+func (l Layers) size() int64 { return l[len(l)-1].size }
+
+// blocks is how many the image has.
+func (l Layers) blocks() int { return len(l[len(l)-1].frames) }
+
+// frame is the compressed block of that number; nil: it is all zeros.
+func (l Layers) frame(i int) ([]byte, error) {
+	for n := len(l) - 1; n >= 0; n-- {
+		b := l[n]
+		if i >= len(b.frames) || b.frames[i].length == 0 {
+			continue
+		}
+		data := make([]byte, b.frames[i].length)
+		if _, err := b.f.ReadAt(data, b.frames[i].at); err != nil {
+			return nil, fmt.Errorf("%s: block %d: %w", b.f.Name(), i, err)
+		}
+		return data, nil
+	}
+	return nil, nil
+}
+
+// Unpack writes the image into a file at an offset; what is zeros is not written.
+func (l Layers) Unpack(ctx context.Context, to *os.File, at int64) error {
+	z, err := decoder()
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	return parallel(ctx, 0, l.blocks(), func(i int) error {
+		data, err := l.frame(i)
+		if err != nil || data == nil {
+			return err
+		}
+		block, err := expand(z, data, nil)
+		if err != nil {
+			return fmt.Errorf("block %d: %w", i, err)
+		}
+		if rest := l.size() - int64(i)*blockSize; rest < blockSize {
+			block = block[:rest]
+		}
+		_, err = to.WriteAt(block, at+int64(i)*blockSize)
+		return err
+	})
+}
+
+// WriteBlocks writes the blocks in which an image differs from the one below, if
+// there is one, otherwise from zeros. Equal images give equal bytes.
+func WriteBlocks(ctx context.Context, name, image string, below Layers) (err error) {
+	src, err := os.Open(image)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	info, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	data, err := dataBlocks(src, info.Size())
+	if err != nil {
+		return fmt.Errorf("%s: %w", image, err)
+	}
+	z, err := encoder()
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	d, err := decoder()
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	out, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	head := binary.LittleEndian.AppendUint64([]byte(blocksMagic), uint64(info.Size()))
+	lengths := make([]byte, 4*len(data))
+	at := int64(len(head) + len(lengths))
+	err = inOrder(ctx, len(data), func(i int) ([]byte, error) {
+		var old []byte
+		if len(below) > 0 {
+			packed, err := below.frame(i)
+			if err != nil {
+				return nil, err
+			}
+			if packed != nil {
+				if old, err = expand(d, packed, nil); err != nil {
+					return nil, fmt.Errorf("block %d below: %w", i, err)
+				}
+			}
+		}
+		if !data[i] && old == nil {
+			return nil, nil
+		}
+		block := make([]byte, blockSize)
+		if _, err := src.ReadAt(block, int64(i)*blockSize); err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		if old == nil {
+			old = zeroBlock[:]
+		}
+		if bytes.Equal(block, old) {
+			return nil, nil
+		}
+		return z.EncodeAll(block, nil), nil
+	}, func(i int, packed []byte) error {
+		binary.LittleEndian.PutUint32(lengths[4*i:], uint32(len(packed)))
+		_, err := out.WriteAt(packed, at)
+		at += int64(len(packed))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	_, err = out.WriteAt(append(head, lengths...), 0)
+	return err
+}
+
+var zeroBlock [blockSize]byte
+
+// encoder compresses blocks for several goroutines. A checksum would come after the
+// last byte of a block, where QEMU no longer reads; the files have digests.
+func encoder() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderCRC(false), zstd.WithWindowSize(blockSize), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)))
+}
+
+func decoder() (*zstd.Decoder, error) {
+	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithDecoderMaxMemory(16*blockSize))
+}
+
+// expand returns the block of a frame.
+func expand(z *zstd.Decoder, packed, into []byte) ([]byte, error) {
+	block, err := z.DecodeAll(packed, into)
+	if err == nil && len(block) != blockSize {
+		err = fmt.Errorf("has %d bytes, want %d", len(block), blockSize)
+	}
+	return block, err
+}
+
+// dataBlocks tells which blocks of a file may hold something else than zeros.
+func dataBlocks(f *os.File, size int64) ([]bool, error) {
+	data := make([]bool, (size+blockSize-1)/blockSize)
+	for at := int64(0); at < size; {
+		start, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) { // only a hole is left
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("seek data: %w", err)
+		}
+		end, err := unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
+		if err != nil {
+			return nil, fmt.Errorf("seek hole: %w", err)
+		}
+		for i := start / blockSize; i*blockSize < end && i < int64(len(data)); i++ {
+			data[i] = true
+		}
+		at = end
+	}
+	return data, nil
+}
+
+// batch is how many blocks inOrder has in memory.
+const batch = 256
+
+// inOrder calls work for 0 to n-1, several at a time, and then emit with each
+// result that is not nil, in order.
+func inOrder(ctx context.Context, n int, work func(i int) ([]byte, error), emit func(i int, data []byte) error) error {
+	var done [batch][]byte
+	for from := 0; from < n; from += batch {
+		to := min(from+batch, n)
+		err := parallel(ctx, from, to, func(i int) (err error) {
+			done[i-from], err = work(i)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for i := from; i < to; i++ {
+			if done[i-from] == nil {
+				continue
+			}
+			if err := emit(i, done[i-from]); err != nil {
+				return err
+			}
+			done[i-from] = nil
+		}
+	}
+	return nil
+}
+
+// parallel calls f for from to to-1, on every CPU.
+func parallel(ctx context.Context, from, to int, f func(i int) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	workers := runtime.GOMAXPROCS(0)
+	for w := range workers {
+		group.Go(func() error {
+			for i := from + w; i < to; i += workers {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				if err := f(i); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
