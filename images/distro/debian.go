@@ -7,6 +7,8 @@ import "slices"
 var All = []Release{
 	{
 		ID: "debian", Version: "12", Codename: "bookworm", Format: "deb",
+		// Debian's security updates have an archive of their own (Debian reference, 2.1.4).
+		Components: []string{"main"}, Pockets: []string{"-updates"}, SecuritySuite: "bookworm-security", SecurityPath: "debian-security",
 		Kernel: "linux-image-cloud-amd64",
 		// systemd-boot-efi carries the stub and the boot loader since Debian 12.
 		Packages: slices.Concat(debianBase, []string{"systemd-boot-efi"}),
@@ -20,6 +22,8 @@ var All = []Release{
 	},
 	{
 		ID: "debian", Version: "13", Codename: "trixie", Format: "deb",
+		// Debian's security updates have an archive of their own (Debian reference, 2.1.4).
+		Components: []string{"main"}, Pockets: []string{"-updates"}, SecuritySuite: "trixie-security", SecurityPath: "debian-security",
 		Kernel: "linux-image-cloud-amd64",
 		// trixie moved systemd-cryptsetup, which reads crypttab, into a package of its own.
 		Packages: slices.Concat(debianBase, []string{"systemd-boot-efi", "systemd-cryptsetup"}),

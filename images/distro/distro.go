@@ -18,6 +18,12 @@ type Release struct {
 	Codename string // suite of the archive; empty for rpm
 	Format   string // "deb" or "rpm"
 
+	Components    []string // deb: of the archive, that an image's packages come from
+	Pockets       []string // deb: further suites of the same archive: the codename and this end
+	SecuritySuite string   // deb: suite of an archive of its own for security updates; empty: a pocket has them
+	SecurityPath  string   // deb: folder of that archive, beside the main one's
+	Barred        []string // deb: packages that are never installed, not even as a dependency
+
 	Kernel   string   // package of the default kernel
 	Packages []string // what every image of this release has, kernel excluded
 
