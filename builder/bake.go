@@ -20,6 +20,7 @@ import (
 	"ward/builder/command"
 	"ward/builder/disk"
 	"ward/builder/secrets"
+	"ward/builder/sourceslist"
 	"ward/firstboot"
 	"ward/images/distro"
 	"ward/initramfs/handoff"
@@ -44,6 +45,7 @@ type BakeSpec struct {
 	RootSize int64                `json:"root_size"`           // bytes
 	RootUUID string               `json:"root_uuid"`           // of the file system
 	Sources  string               `json:"sources"`             // sources.list(5) to write; empty: what is there is right
+	Apt      []sourceslist.File   `json:"apt,omitempty"`       // its sources, keys and pins where the image names some
 	Fstab    string               `json:"fstab"`
 	Epoch    int64                `json:"epoch"`            // SOURCE_DATE_EPOCH, seconds
 	Tar      bool                 `json:"tar"`              // the tree as a tar as well

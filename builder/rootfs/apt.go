@@ -7,11 +7,13 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 
 	"ward/builder/command"
+	"ward/builder/sourceslist"
 )
 
 // apt makes trees of Debian packages through mmdebstrap(1).
@@ -44,6 +46,15 @@ func (apt) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, 
 		// A mirror that hangs must end in an error, not in a wait.
 		`--aptopt=Acquire::http::Timeout "30"`, `--aptopt=Acquire::https::Timeout "30"`, `--aptopt=Acquire::Retries "2"`,
 	}
+	if len(s.Release.Components) > 0 {
+		argv = append(argv, "--components="+strings.Join(s.Release.Components, ","))
+	}
+	setup, remove, err := setupHooks(s.Setup)
+	if err != nil {
+		return fmt.Errorf("rootfs: %w", err)
+	}
+	defer remove()
+	argv = append(argv, setup...)
 	for _, path := range excluded {
 		argv = append(argv, "--dpkgopt=path-exclude="+path)
 	}
@@ -63,7 +74,7 @@ func (apt) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, 
 		io.Copy(io.Discard, read) // a line over 1 MiB must not stop the program
 		said <- lines
 	}()
-	err := command.Start(ctx, log, command.Spec{
+	err = command.Start(ctx, log, command.Spec{
 		Argv: argv, Stdout: write, Stderr: write,
 		Env: append(os.Environ(), "SOURCE_DATE_EPOCH="+strconv.FormatInt(s.Epoch, 10), "LC_ALL=C"),
 	})
@@ -82,6 +93,28 @@ func (apt) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, 
 		return fmt.Errorf("rootfs: %s: %s", s.Release.Name(), last)
 	}
 	return fmt.Errorf("rootfs: %s: %w", s.Release.Name(), err)
+}
+
+// setupHooks puts files into the tree before its first update, owned by root
+// whoever builds (mmdebstrap(1), "upload").
+func setupHooks(files []sourceslist.File) (argv []string, remove func(), err error) {
+	if len(files) == 0 {
+		return nil, func() {}, nil
+	}
+	dir, err := os.MkdirTemp("", "ward-setup-")
+	if err != nil {
+		return nil, nil, err
+	}
+	remove = func() { os.RemoveAll(dir) }
+	for i, f := range files {
+		name := filepath.Join(dir, strconv.Itoa(i))
+		if err := os.WriteFile(name, f.Data, 0o644); err != nil {
+			remove()
+			return nil, nil, err
+		}
+		argv = append(argv, fmt.Sprintf("--setup-hook=upload '%s' '/%s'", name, f.Path))
+	}
+	return argv, remove, nil
 }
 
 // lastErrors returns the last lines that apt and mmdebstrap mark as errors, less
