@@ -8,6 +8,7 @@ require (
 	filippo.io/nistec v0.0.4
 	github.com/CycloneDX/cyclonedx-go v0.12.0
 	github.com/GehirnInc/crypt v0.0.0-20230320061759-8cc1b52080c5
+	github.com/ProtonMail/go-crypto v1.5.2
 	github.com/anatol/devmapper.go v0.0.0-20260315162726-c47dfb6cf674
 	github.com/anatol/luks.go v0.0.0-20260615185044-2658459c8ca5
 	github.com/chromedp/cdproto v0.159.0
@@ -51,7 +52,6 @@ require (
 
 require (
 	filippo.io/hpke v0.4.0 // indirect
-	github.com/ProtonMail/go-crypto v1.5.2 // indirect
 	github.com/anchore/go-lzo v0.1.0 // indirect
 	github.com/anchore/go-struct-converter v0.1.0 // indirect
 	github.com/aws/aws-sdk-go-v2 v1.39.2 // indirect
