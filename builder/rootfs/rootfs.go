@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"time"
 
 	"ward/builder/sourceslist"
 	"ward/images/distro"
@@ -24,7 +25,8 @@ type Spec struct {
 	Packages []string // sorted, without what the base has anyway
 	Epoch    int64    // SOURCE_DATE_EPOCH, seconds
 
-	Setup []sourceslist.File // deb: in the tree before its first update
+	Setup    []sourceslist.File // deb: in the tree before its first update
+	Patience time.Duration      // how long a mirror may say nothing; 0: 30 s
 }
 
 // manager makes a tree with one kind of package.

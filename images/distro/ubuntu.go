@@ -14,7 +14,7 @@ var ubuntu = []Release{
 		Components: ubuntuComponents, Pockets: ubuntuPockets, Barred: ubuntuBarred,
 		Kernel: ubuntuKernel,
 		// resolved, the stub and the boot loader are in the package systemd itself until 22.10.
-		Packages: debianBase,
+		Packages: ubuntuBase,
 		// The socket came with openssh 1:9.0p1-1ubuntu1 (22.10).
 		SSHUnit: "ssh.service", SSHDropIn: "etc/ssh/sshd_config.d",
 		// 1:8.9p1-3, 3.0.7-1, 249.11, 0.12.1-2.
@@ -29,7 +29,7 @@ var ubuntu = []Release{
 		ID: "ubuntu", Version: "24.04", Codename: "noble", Format: "deb",
 		Components: ubuntuComponents, Pockets: ubuntuPockets, Barred: ubuntuBarred,
 		Kernel:   ubuntuKernel,
-		Packages: slices.Concat(debianBase, []string{"systemd-resolved", "systemd-boot-efi"}),
+		Packages: slices.Concat(ubuntuBase, []string{"systemd-resolved", "systemd-boot-efi"}),
 		SSHUnit:  "ssh.socket", SSHDropIn: "etc/ssh/sshd_config.d",
 		// 1:9.6p1-3ubuntu13, 1:3.1.2-2.1, 255.4-1ubuntu8, 0.16.4-1.
 		OpenSSH: [2]int{9, 6}, PAMStyle: "pam-auth-update", Audit: 3, Systemd: 255, Restic: [2]int{0, 16},
@@ -44,7 +44,7 @@ var ubuntu = []Release{
 		Components: ubuntuComponents, Pockets: ubuntuPockets, Barred: ubuntuBarred,
 		Kernel: ubuntuKernel,
 		// systemd 256 moved systemd-cryptsetup into a package of its own, as in Debian 13.
-		Packages: slices.Concat(debianBase, []string{"systemd-resolved", "systemd-boot-efi", "systemd-cryptsetup"}),
+		Packages: slices.Concat(ubuntuBase, []string{"systemd-resolved", "systemd-boot-efi", "systemd-cryptsetup"}),
 		SSHUnit:  "ssh.socket", SSHDropIn: "etc/ssh/sshd_config.d",
 		// OpenSSH 10, systemd 259 (its release notes); audit 4 and restic 0.18 as in Debian 13, from which both come.
 		OpenSSH: [2]int{10, 0}, PAMStyle: "pam-auth-update", Audit: 4, Systemd: 259, Restic: [2]int{0, 18},
@@ -56,6 +56,8 @@ var ubuntu = []Release{
 }
 
 var (
+	// In Ubuntu apt is no required package (Priority), so a minimal tree lacks it.
+	ubuntuBase = slices.Concat(debianBase, []string{"apt"})
 	// Most of what the controls need beside Debian's essentials is in universe.
 	ubuntuComponents = []string{"main", "universe"}
 	// Security updates are a pocket of the same archive.
