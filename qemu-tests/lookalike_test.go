@@ -21,6 +21,18 @@ import (
 // plain is the default profile under a name of its own.
 const plain = "name: plain\nextends: hipaa\n"
 
+// ubuntuAnswers are what the machine is asked beside its safeguards.
+var ubuntuAnswers = map[string]string{
+	". /etc/os-release; echo $ID $VERSION_ID":                                                  "ubuntu 24.04",
+	"cat /proc/$(pidof rsyslogd)/attr/current":                                                 "rsyslogd (enforce)",
+	"systemctl is-active ssh.socket":                                                           "active",
+	"find /lib/modules -name '*.ko' | wc -l":                                                   "0",
+	"cat /etc/apt/preferences.d/ward-barred | grep ^Package:":                                  "Package: snapd cloud-init netplan.io",
+	"grep -c . /etc/apt/sources.list":                                                          "3",
+	"grep -ho 'signed-by=[^]]*' /etc/apt/sources.list | sort -u":                               "signed-by=/etc/apt/keyrings/ward-archive.gpg",
+	"journalctl -b -t kernel -t audit | grep -c 'apparmor=.DENIED.*profile=.rsyslogd' || true": "0",
+}
+
 // TestLookalikeUbuntu builds Ubuntu's image, unchanged, from an archive in Ubuntu's
 // shape, and grades it as ward test does. What is in the archive is Debian's.
 func TestLookalikeUbuntu(t *testing.T) {
@@ -33,16 +45,7 @@ func TestLookalikeUbuntu(t *testing.T) {
 	}
 	url, keyring := ubuntuArchive(t)
 	i := bake(t, lookalike.Image, plain, "--mirror", url, "--keyring", keyring)
-	graded(t, i, map[string]string{
-		". /etc/os-release; echo $ID $VERSION_ID":                                                  "ubuntu 24.04",
-		"cat /proc/$(pidof rsyslogd)/attr/current":                                                 "rsyslogd (enforce)",
-		"systemctl is-active ssh.socket":                                                           "active",
-		"find /lib/modules -name '*.ko' | wc -l":                                                   "0",
-		"cat /etc/apt/preferences.d/ward-barred | grep ^Package:":                                  "Package: snapd cloud-init netplan.io",
-		"grep -c . /etc/apt/sources.list":                                                          "3",
-		"grep -ho 'signed-by=[^]]*' /etc/apt/sources.list | sort -u":                               "signed-by=/etc/apt/keyrings/ward-archive.gpg",
-		"journalctl -b -t kernel -t audit | grep -c 'apparmor=.DENIED.*profile=.rsyslogd' || true": "0",
-	})
+	graded(t, i, ubuntuAnswers)
 }
 
 // TestRealMirror is the same test for people who have a mirror: make test-real.
