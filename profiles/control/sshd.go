@@ -144,6 +144,11 @@ func knownTo(r distro.Release, names []string) []string {
 	})
 }
 
+// sshdFolder is what sshd wants to be there, also to print what it would do (-T);
+// where a socket listens for it, the service that makes it starts with the first
+// connection.
+const sshdFolder = "# ward: sshd\nd /run/sshd 0755 root root -\n"
+
 func applySSHD(groups []sshdGroup) func(context.Context, *Target) error {
 	var b strings.Builder
 	b.WriteString("# ward: sshd. The first value of a keyword wins, so this file sorts first.\n")
@@ -154,6 +159,11 @@ func applySSHD(groups []sshdGroup) func(context.Context, *Target) error {
 		}
 	}
 	return func(ctx context.Context, t *Target) error {
+		if t.Release.SSHUnit != t.Release.SSHService() {
+			if err := writeFile(t.Root, "etc/tmpfiles.d/ward-sshd.conf", sshdFolder, 0o644); err != nil {
+				return err
+			}
+		}
 		return dropSSHD(ctx, t, sshdDropIn, b.String())
 	}
 }
