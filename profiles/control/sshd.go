@@ -66,7 +66,7 @@ func sshdGroups(p *profiles.Profile, r distro.Release) []sshdGroup {
 	if p.Controls.MFA.Enabled {
 		methods, keyboard = "publickey,keyboard-interactive", "yes"
 	}
-	return []sshdGroup{
+	return knownKeywords(r, []sshdGroup{
 		{"who", "Who may log in.", []keyword{
 			{"PermitRootLogin", "no"},
 			{"AllowGroups", c.Group},
@@ -74,7 +74,7 @@ func sshdGroups(p *profiles.Profile, r distro.Release) []sshdGroup {
 			{"LoginGraceTime", strconv.Itoa(c.LoginGrace)},
 			{"MaxStartups", "10:30:60"},
 		}},
-		{"proof of identity", "What they have to show.", slices.Concat([]keyword{
+		{"proof of identity", "What they have to show.", []keyword{
 			{"PubkeyAuthentication", "yes"},
 			{"AuthenticationMethods", methods},
 			{"PasswordAuthentication", "no"},
@@ -91,7 +91,8 @@ func sshdGroups(p *profiles.Profile, r distro.Release) []sshdGroup {
 			{"AuthorizedKeysFile", ".ssh/authorized_keys"},
 			{"AuthorizedKeysCommand", "none"},
 			{"TrustedUserCAKeys", "none"},
-		}, rsaSize(r))},
+			{"RequiredRSASize", strconv.Itoa(rsaBits)},
+		}},
 		{"sessions", "What a session is, and that its key is in the log.", []keyword{
 			{"Banner", issueNet},
 			{"LogLevel", "VERBOSE"},
@@ -113,16 +114,22 @@ func sshdGroups(p *profiles.Profile, r distro.Release) []sshdGroup {
 			{"MACs", strings.Join(knownTo(r, c.MACs), ",")},
 			{"HostKeyAlgorithms", strings.Join(hostKeyAlgorithms, ",")},
 		}},
-	}
+	})
 }
 
-// rsaSize refuses short RSA keys, which OpenSSH 9.1 learnt; before it the keys in
-// the machine file alone are measured.
-func rsaSize(r distro.Release) []keyword {
-	if !r.HasOpenSSH(9, 1) {
-		return nil
+// keywordSince is the OpenSSH that first had a keyword, where that is newer than
+// the oldest release ward knows. sshd does not start with one that it does not know.
+var keywordSince = map[string][2]int{"RequiredRSASize": {9, 1}}
+
+// knownKeywords leaves out what the release's OpenSSH does not know.
+func knownKeywords(r distro.Release, groups []sshdGroup) []sshdGroup {
+	for i := range groups {
+		groups[i].keywords = slices.DeleteFunc(groups[i].keywords, func(k keyword) bool {
+			since, ok := keywordSince[k.name]
+			return ok && !r.HasOpenSSH(since[0], since[1])
+		})
 	}
-	return []keyword{{"RequiredRSASize", strconv.Itoa(rsaBits)}}
+	return groups
 }
 
 var hostKeyAlgorithms = []string{"ssh-ed25519", "rsa-sha2-512", "rsa-sha2-256"}
