@@ -86,6 +86,12 @@ qemu: image ## end-to-end tests in QEMU whose names match RUN
 	@.ci/tools $(QEMU_TOOLS)
 	QEMU_TESTS=require WARD_IMAGE_DIR=$(abspath out/debian-12) $(GO) test -count=1 -p 1 -timeout 150m -v -run '$(RUN)' ./qemu-tests/...
 
+.PHONY: test-real
+test-real: tools build ## build IMAGE from a real MIRROR (and its KEYRING) and grade it in QEMU
+	@test -n '$(MIRROR)' || { echo 'make test-real: say IMAGE=ubuntu-24.04 MIRROR=https://mirror.example.org/ubuntu'; exit 1; }
+	QEMU_TESTS=require WARD_REAL_IMAGE=$(IMAGE) WARD_REAL_MIRROR=$(MIRROR) WARD_REAL_KEYRING=$(and $(KEYRING),$(abspath $(KEYRING))) \
+		$(GO) test -count=1 -timeout 60m -v -run '^TestRealMirror$$' ./qemu-tests
+
 .PHONY: qemu-power
 qemu-power: image ## cut the power of CUTS first boots (30) at random instants
 	QEMU_TESTS=require WARD_IMAGE_DIR=$(abspath out/debian-12) WARD_POWER_CUTS=$(or $(CUTS),30) $(GO) test -count=1 -timeout 12h -v -run PowerCut ./qemu-tests

@@ -19,6 +19,7 @@ import (
 
 	"ward/builder/command"
 	"ward/builder/secrets"
+	"ward/builder/sourceslist"
 	"ward/firstboot"
 	"ward/images/arch"
 	"ward/images/distro"
@@ -46,6 +47,7 @@ type BakeSpec struct {
 	RootUUID string               `json:"root_uuid"`           // of the file system
 	Mke2fs   string               `json:"mke2fs"`              // version of what makes it
 	Sources  string               `json:"sources"`             // sources.list(5) to write; empty: what is there is right
+	Apt      []sourceslist.File   `json:"apt,omitempty"`       // its sources, keys and pins where the image names some
 	Fstab    string               `json:"fstab"`
 	Epoch    int64                `json:"epoch"`            // SOURCE_DATE_EPOCH, seconds
 	Tar      bool                 `json:"tar"`              // the tree as a tar as well

@@ -20,6 +20,7 @@ import (
 	"ward/builder/cache"
 	"ward/builder/disk"
 	"ward/builder/rootfs"
+	"ward/builder/sourceslist"
 	"ward/firstboot"
 	"ward/images/arch"
 	"ward/images/distro"
@@ -35,8 +36,9 @@ type build struct {
 	arch       arch.Arch
 	cache      *cache.Cache
 	inputs     Inputs
-	digest     string    // of the inputs
-	made       time.Time // when the packages were current
+	digest     string           // of the inputs
+	made       time.Time        // when the packages were current
+	apt        *sourceslist.Set // deb: where packages come from
 	base       *cache.Entry
 	unpacked   *cache.Entry
 	installed  bool   // the packages were installed by this build
@@ -228,8 +230,13 @@ func (b *build) fetch(ctx context.Context, fresh bool) error {
 		defer transcript.Close()
 		// The tar's times are cut to now: that is when these packages were current.
 		spec := rootfs.Spec{
-			Release: b.release, Arch: in.Arch, Mirrors: in.Mirrors, Keyring: b.Image.Keyring, Packages: in.Packages, Epoch: time.Now().Unix(),
+			Release: b.release, Arch: in.Arch, Keyring: b.Image.Keyring, Packages: in.Packages, Epoch: time.Now().Unix(),
 		}
+		removeKeys, err := b.fromArchive(&spec)
+		if err != nil {
+			return err
+		}
+		defer removeKeys()
 		if b.Lock != nil {
 			remove, err := b.fromLock(ctx, &spec)
 			if err != nil {
@@ -405,7 +412,7 @@ func (b *build) bakeSystem(ctx context.Context, fresh bool) error {
 			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version, RootShare: b.Image.Disk.RootShare, SecureBoot: b.inputs.SecureBoot, Verity: b.verified()},
 			Config: b.initConfig(), Profile: b.Profile, Modules: b.Image.Modules, Cmdline: b.cmdline(),
 			Wardctl: b.Binaries.Wardctl, Init: b.init(), EmbedKey: b.EmbedKey,
-			RootSize: b.Image.Disk.Root.Bytes(), RootUUID: b.id("root file system"), Mke2fs: b.inputs.Tools["mke2fs"], Fstab: b.fstab(), Sources: b.sources(), Epoch: b.epoch(),
+			RootSize: b.Image.Disk.Root.Bytes(), RootUUID: b.id("root file system"), Mke2fs: b.inputs.Tools["mke2fs"], Fstab: b.fstab(), Sources: b.sources(), Apt: b.machineApt(), Epoch: b.epoch(),
 			Tar: slices.Contains(b.Image.Formats, "tar"), Cache: b.Cache, Code: b.inputs.Binaries["ward"], Hold: b.held(), Verity: b.salt(),
 		}})
 	})

@@ -11,6 +11,7 @@ import (
 
 	"ward/builder/cache"
 	"ward/builder/rootfs"
+	"ward/builder/sourceslist"
 )
 
 // Inputs are everything that decides what the image becomes, beside the packages
@@ -36,6 +37,7 @@ type baseInputs struct {
 	Packages []string `json:"packages"`
 	Tool     string   `json:"tool"`
 	Lock     string   `json:"lock,omitempty"` // sha256 of the lock
+	Apt      []string `json:"apt,omitempty"`  // deb: sources, keys and pins that the image names
 	Recipe   int      `json:"recipe"`         // raised when rootfs does something else with the same inputs
 }
 
@@ -54,6 +56,13 @@ func (b *build) hashInputs(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("keyring: %w", err)
+	}
+	var apt []string
+	if b.release.Format == "deb" {
+		if b.apt, err = sourceslist.Of(b.Image, b.release); err != nil {
+			return err
+		}
+		apt = b.apt.Text()
 	}
 	kernel, err := b.Image.KernelPackage()
 	if err != nil {
@@ -74,7 +83,7 @@ func (b *build) hashInputs(ctx context.Context) error {
 		Image: b.Image, Profile: b.Profile,
 		Packages: baseInputs{
 			Release: b.release.Name(), Arch: b.Image.Arch, Mirrors: b.Image.Mirrors, Keyring: sum,
-			Packages: slices.Compact(packages), Lock: locked, Recipe: recipe,
+			Packages: slices.Compact(packages), Lock: locked, Apt: apt, Recipe: recipe,
 		},
 		Binaries: map[string]string{}, Tools: map[string]string{},
 	}

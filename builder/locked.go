@@ -14,6 +14,7 @@ import (
 
 	"ward/builder/lock"
 	"ward/builder/rootfs"
+	"ward/builder/sourceslist"
 )
 
 // StoreDir is the folder of the package store in a cache.
@@ -47,7 +48,7 @@ func (b *build) fromLock(ctx context.Context, spec *rootfs.Spec) (func(), error)
 		remove()
 		return nil, err
 	}
-	spec.Mirrors, spec.Epoch = []string{lock.Mirror(dir)}, b.Lock.Made.Unix()
+	spec.Mirrors, spec.Setup, spec.Epoch = []string{lock.Mirror(dir)}, nil, b.Lock.Made.Unix()
 	// All of them by name: which ones are a base system's is said by the archive's
 	// index (Priority), and a package's own control file may say otherwise.
 	spec.Packages = nil
@@ -55,6 +56,43 @@ func (b *build) fromLock(ctx context.Context, spec *rootfs.Spec) (func(), error)
 		spec.Packages = append(spec.Packages, p.Name)
 	}
 	return remove, nil
+}
+
+// fromArchive points a tree's recipe at the image's sources, and returns what
+// removes the keys that were laid out for it.
+func (b *build) fromArchive(spec *rootfs.Spec) (func(), error) {
+	if b.apt == nil {
+		spec.Mirrors = b.Image.Mirrors
+		return func() {}, nil
+	}
+	keys, remove, err := b.keys()
+	if err != nil {
+		return nil, err
+	}
+	spec.Mirrors, spec.Keyring, spec.Setup = b.apt.Main(keys), b.apt.Keyring(keys), b.apt.Build(keys)
+	return remove, nil
+}
+
+// keys lays out the keys of the sources. They are in the temporary folder, not in
+// the cache: the package manager reads them as a user who may not enter the cache.
+func (b *build) keys() (dir string, remove func(), err error) {
+	if dir, err = os.MkdirTemp("", "ward-keys-"); err != nil {
+		return "", nil, err
+	}
+	remove = func() { os.RemoveAll(dir) }
+	if err := errors.Join(os.Chmod(dir, 0o755), b.apt.WriteKeys(dir)); err != nil {
+		remove()
+		return "", nil, err
+	}
+	return dir, remove, nil
+}
+
+// machineApt are the files of the machine that say where it updates from.
+func (b *build) machineApt() []sourceslist.File {
+	if b.apt == nil {
+		return nil
+	}
+	return b.apt.Machine()
 }
 
 // fetched notes how far the downloads are, at most once a percent.
@@ -104,12 +142,18 @@ func MakeLock(ctx context.Context, o Options) (*lock.Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.Sources = sources
-	keyring := o.Image.Keyring
-	if keyring == "" {
-		keyring = b.release.Keyring
+	keys, remove, err := b.keys()
+	if err != nil {
+		return nil, err
 	}
-	return l, lock.Resolve(ctx, o.Log, l, keyring, installed)
+	defer remove()
+	// The machine's sources name its own keys, which this host does not have.
+	lines := strings.Join(b.apt.Lines(keys), "\n") + "\n"
+	l.Sources = b.apt.Sources()
+	if b.apt.Default() {
+		l.Sources, lines = sources, sources+lines
+	}
+	return l, lock.Resolve(ctx, o.Log, l, lines, b.apt.Keyring(keys), installed)
 }
 
 // readBase reads, from the tar of a tree, what is installed and from where.

@@ -41,6 +41,11 @@ func (b *bake) system(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, f := range b.Apt {
+		if err := installFile(b.root, f.Path, f.Data, 0o644); err != nil {
+			return err
+		}
+	}
 	// resolved's stub; the packages may have left the build host's file.
 	if err := b.root.Remove("etc/resolv.conf"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -86,7 +86,9 @@ func Install(root *os.Root, wardctl []byte, profile *profiles.Profile, image Ima
 			return err
 		}
 	}
-	return put(path.Join(unitDir, sshService(release)+".d", "10-ward.conf"), []byte(sshDropIn), 0o644)
+	// Where a socket listens, the service is what is held back: a socket belongs to
+	// sockets.target, which comes before every ordinary service, so it cannot wait for one.
+	return put(path.Join(unitDir, release.SSHService()+".d", "10-ward.conf"), []byte(sshDropIn), 0o644)
 }
 
 // sshDropIn holds the SSH server back until apply has succeeded.
@@ -104,16 +106,6 @@ func reencryptDropIn(volumes []handoff.Volume) string {
 		units = append(units, control.MountUnit(v.Mount), "systemd-cryptsetup@"+control.EscapeUnit(v.Name)+".service")
 	}
 	return "# At shutdown it ends before a volume is unmounted and detached.\n[Unit]\nAfter=" + strings.Join(units, " ") + "\n"
-}
-
-// sshService is the service of the release's SSH unit. Where a socket listens,
-// the service is what is held back: a socket belongs to sockets.target, which
-// comes before every ordinary service, so it cannot wait for one.
-func sshService(r distro.Release) string {
-	if name, ok := strings.CutSuffix(r.SSHUnit, ".socket"); ok {
-		return name + ".service"
-	}
-	return r.SSHUnit
 }
 
 // wantedBy returns the targets of a unit file's WantedBy= lines.

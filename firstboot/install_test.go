@@ -132,11 +132,11 @@ func TestSSHServiceOfEveryRelease(t *testing.T) {
 		t.Error("looked at nothing")
 	}
 	for _, r := range distro.All {
-		if got := sshService(r); !strings.HasSuffix(got, ".service") {
-			t.Errorf("sshService(%s) = %q, want a service", r.Name(), got)
+		if got := r.SSHService(); !strings.HasSuffix(got, ".service") {
+			t.Errorf("SSHService() of %s = %q, want a service", r.Name(), got)
 		}
 	}
-	if got := sshService(distro.Release{SSHUnit: "ssh.socket"}); got != "ssh.service" {
-		t.Errorf("sshService of ssh.socket = %q, want ssh.service", got)
+	if got := (distro.Release{SSHUnit: "ssh.socket"}).SSHService(); got != "ssh.service" {
+		t.Errorf("SSHService() of ssh.socket = %q, want ssh.service", got)
 	}
 }

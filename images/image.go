@@ -25,9 +25,18 @@ type Image struct {
 	Release string `yaml:"release" json:"release" jsonschema:"minLength=1,example=\"12\""`
 	// The processor.
 	Arch string `yaml:"arch" json:"arch" jsonschema:"enum=amd64,enum=arm64"`
-	// Where packages come from, tried in this order; none: the mirrors of the
-	// distribution itself.
+	// Where packages come from, tried in this order: URLs, to which ward adds the
+	// release's components and pockets, or whole lines "deb ..." of sources.list(5).
+	// None: the mirrors of the distribution itself.
 	Mirrors []string `yaml:"mirrors,omitempty" json:"mirrors,omitempty" jsonschema:"example=[https://mirror.example.org/debian]"`
+	// Where security updates come from when mirrors are named by URL; none: beside
+	// the first of them, where the distribution's own archives have them.
+	SecurityMirror string `yaml:"security_mirror,omitempty" json:"security_mirror,omitempty" jsonschema:"example=https://mirror.example.org/debian-security"`
+	// The archive as it was at this time (UTC), from mirrors that keep the past and
+	// serve it below URL/TIME. The machine keeps it, and gets no updates.
+	Snapshot string `yaml:"snapshot,omitempty" json:"snapshot,omitempty" jsonschema:"pattern=^[0-9]{8}T[0-9]{6}Z$,example=20260101T000000Z"`
+	// Further signed repositories, of which the machine gets updates too.
+	Repositories []Repository `yaml:"repositories,omitempty" json:"repositories,omitempty"`
 	// The file on this host with the keys that the mirrors' index is signed with;
 	// none: that of the distribution's keyring package.
 	Keyring string `yaml:"keyring,omitempty" json:"keyring,omitempty" jsonschema:"example=/usr/share/keyrings/debian-archive-keyring.gpg"`

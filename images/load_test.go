@@ -45,6 +45,11 @@ release: "12"
 arch: amd64
 mirrors: ["https://mirror.example.org/debian", "file:///srv/debian"]
 keyring: /etc/keys/site.gpg
+security_mirror: https://mirror.example.org/debian-security
+snapshot: 20260101T000000Z
+repositories:
+  - {name: tools, url: "https://tools.example.org/deb", suite: bookworm, components: [main], keyring: /etc/keys/tools.gpg, priority: 100}
+  - {name: flat, url: "https://flat.example.org", suite: "./", key: "-----BEGIN PGP PUBLIC KEY BLOCK-----"}
 packages: [postgresql-client, g++]
 kernel: linux-image-amd64
 disk: {esp: 64MiB, root: 4GiB, phi: 32MiB}
@@ -103,6 +108,20 @@ func TestLoadFaults(t *testing.T) {
 		{"arch", "amd64\n", "i386\n", `arch: is "i386", want amd64`},
 		{"mirror", "file:///srv/debian", "ftp://x/y", `mirrors[1]: is "ftp://x/y", want an http, https or file URL`},
 		{"mirror's password", "https://mirror", "https://user:hunter2@mirror", "mirrors[0]: has a name or password in it"},
+		{"line", "https://mirror.example.org/debian\"", "deb https://mirror.example.org/debian\"", `mirrors[0]: is "deb https://mirror.example.org/debian", which is no line of sources.list(5); such as "deb https`},
+		{"line's option", "https://mirror.example.org/debian\"", "deb [trusted=yes] https://mirror.example.org/debian bookworm main\"", `mirrors[0]: has the option "trusted", which is not accepted; known are`},
+		{"line's password", "https://mirror.example.org/debian\"", "deb https://me:hunter2@mirror.example.org/debian bookworm main\"", `mirrors[0]: has a name or password in it`},
+		{"line's end", "https://mirror.example.org/debian\"", "deb https://mirror.example.org/debian bookworm main # deb\"", `mirrors[0]: is "deb https`},
+		{"security mirror", "https://mirror.example.org/debian-security", "mirror", `security_mirror: is "mirror", want an http, https or file URL`},
+		{"security without mirror", "mirrors: [\"https://mirror.example.org/debian\", \"file:///srv/debian\"]\nkeyring: /etc/keys/site.gpg\nsecurity_mirror: https://mirror.example.org/debian-security\nsnapshot: 20260101T000000Z", "security_mirror: https://mirror.example.org/x", `security_mirror: goes with mirrors that are named by URL`},
+		{"snapshot", "20260101T000000Z", "yesterday", `snapshot: is "yesterday", want the form`},
+		{"repository's key", "keyring: /etc/keys/tools.gpg, ", "", `repositories[0]: has no key, and nothing unsigned is installed; add keyring: FILE`},
+		{"repository's keys", "priority: 100", "key: x", `repositories[0].key: is there beside keyring; remove one`},
+		{"repository's secret key", "BEGIN PGP PUBLIC", "BEGIN PGP PRIVATE", `repositories[1].key: is no armored public key`},
+		{"repository's components", ", components: [main]", "", `repositories[0].components: want one or more, or none where the suite ends with a slash`},
+		{"repository's URL", "https://tools.example.org/deb", "ftp://x", `repositories[0].url: is "ftp://x", want an http, https or file URL`},
+		{"repository's priority", "priority: 100", "priority: 1001", `repositories[0].priority: is 1001, want 1 to 1000`},
+		{"repository twice", "name: flat", "name: tools", `repositories[1].name: is "tools" again`},
 		{"keyring", "/etc/keys/site.gpg", "site.gpg", `keyring: is "site.gpg", want a clean absolute path`},
 		{"package", "g++", "'g++; reboot'", `packages[1]: is "g++; reboot", want the form`},
 		{"package option", "g++", "-o", `packages[1]: is "-o", want the form`},
@@ -195,5 +214,21 @@ func TestProcessor(t *testing.T) {
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: Load() = %v, want %q", name, err, c.want)
 		}
+	}
+}
+
+// TestSetMirrors: what the command line names is checked as the file's is, and
+// nothing of the file's other mirrors stays.
+func TestSetMirrors(t *testing.T) {
+	img, err := load(t, good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := img.SetMirrors([]string{"http://127.0.0.1:8080/debian"}, "/etc/keys/other.gpg"); err != nil || len(img.Mirrors) != 1 || img.SecurityMirror != "" || img.Snapshot != "" || img.Keyring != "/etc/keys/other.gpg" {
+		t.Errorf("SetMirrors() = %v, the image is %+v", err, img)
+	}
+	err = img.SetMirrors([]string{"ftp://x", "deb [trusted=yes] http://x a b"}, "x.gpg")
+	if err == nil || !strings.Contains(err.Error(), "mirrors[0]: is ") || !strings.Contains(err.Error(), `mirrors[1]: has the option "trusted"`) || !strings.Contains(err.Error(), "keyring: is ") {
+		t.Errorf("SetMirrors() = %v, want all three faults", err)
 	}
 }

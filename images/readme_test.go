@@ -19,11 +19,15 @@ func TestReadme(t *testing.T) {
 	if err != nil || img.Disk.Volumes["archive"] != 64*GiB {
 		t.Errorf("the example with a further volume is %+v, %v", img, err)
 	}
+	img, err = Load(stricttest.Examples(t, "README.md")["mirror-image.yaml"])
+	if err != nil || len(img.Repositories) != 1 || img.Repositories[0].Priority != 100 {
+		t.Errorf("the example with mirrors is %+v, %v", img, err)
+	}
 	text, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"name", "distro", "release", "arch", "mirrors", "keyring", "packages", "kernel", "disk", "formats", "modules", "kernel_args"} {
+	for _, key := range []string{"name", "distro", "release", "arch", "mirrors", "security_mirror", "snapshot", "repositories", "keyring", "packages", "kernel", "disk", "formats", "modules", "kernel_args"} {
 		if !strings.Contains(string(text), "`"+key+"`") {
 			t.Errorf("README.md does not tell of %s", key)
 		}

@@ -3,8 +3,6 @@ package images
 import (
 	"cmp"
 	"fmt"
-	"net/url"
-	"path"
 	"slices"
 	"strings"
 
@@ -128,24 +126,6 @@ func (c check) platforms() {
 		if i >= 0 && !slices.Contains(c.img.Modules, p.set) && !slices.Contains(c.img.Modules, "generic") {
 			c.d.Fault(fmt.Sprintf("formats[%d]", i), "add "+p.set+" to modules", "is %s, for %s, whose disks the initramfs would not find", p.format, p.where)
 		}
-	}
-}
-
-func (c check) mirrors() {
-	for i, m := range c.img.Mirrors {
-		at := fmt.Sprintf("mirrors[%d]", i)
-		u, err := url.Parse(m)
-		switch {
-		case err != nil:
-			c.d.Fault(at, "", "is no URL")
-		case u.User != nil:
-			c.d.Fault(at, "put them into apt_auth.conf(5)", "has a name or password in it, which would end up in the manifest")
-		case !slices.Contains([]string{"http", "https", "file"}, u.Scheme) || u.Scheme != "file" && u.Host == "":
-			c.d.Fault(at, "such as https://mirror.example.org/debian", "is %q, want an http, https or file URL", m)
-		}
-	}
-	if k := c.img.Keyring; k != "" && (!path.IsAbs(k) || path.Clean(k) != k) {
-		c.d.Fault("keyring", "", "is %q, want a clean absolute path on this host", k)
 	}
 }
 

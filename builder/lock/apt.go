@@ -24,8 +24,9 @@ type Installed struct{ Name, Version, Arch string }
 
 // Resolve asks apt where each installed package comes from. apt runs with a state
 // of its own in a temporary folder: what the host has installed or configured
-// plays no part. Every index is checked against the keyring.
-func Resolve(ctx context.Context, log *slog.Logger, l *Lock, keyring string, installed []Installed) error {
+// plays no part. Every index is checked against the key that its line of
+// sources.list(5) is bound to, or else the keyring.
+func Resolve(ctx context.Context, log *slog.Logger, l *Lock, lines, keyring string, installed []Installed) error {
 	dir, err := os.MkdirTemp("", "ward-lock-")
 	if err != nil {
 		return err
@@ -38,7 +39,7 @@ func Resolve(ctx context.Context, log *slog.Logger, l *Lock, keyring string, ins
 			return err
 		}
 	}
-	if err := os.WriteFile(sources, []byte(l.Sources), 0o600); err != nil {
+	if err := os.WriteFile(sources, []byte(lines), 0o600); err != nil {
 		return err
 	}
 	apt := []string{"apt-get", "-qq"}

@@ -2,16 +2,20 @@ package rootfs
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"ward/builder/command"
+	"ward/builder/sourceslist"
 )
 
 // apt makes trees of Debian packages through mmdebstrap(1).
@@ -35,6 +39,7 @@ const hold = `mkdir -p "$1/etc/kernel/postinst.d" "$1/etc/kernel/postrm.d" && : 
 var excluded = []string{"/usr/share/man/*", "/usr/share/info/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/lintian/*"}
 
 func (apt) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, note func(string)) error {
+	patience := int(cmp.Or(s.Patience, 30*time.Second).Seconds())
 	argv := []string{
 		"mmdebstrap", "--mode=unshare", "--variant=minbase", "--format=tar", "--architectures=" + s.Arch,
 		"--keyring=" + s.Keyring,
@@ -42,8 +47,17 @@ func (apt) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, 
 		"--setup-hook=" + hold,
 		"--dpkgopt=force-confold",
 		// A mirror that hangs must end in an error, not in a wait.
-		`--aptopt=Acquire::http::Timeout "30"`, `--aptopt=Acquire::https::Timeout "30"`, `--aptopt=Acquire::Retries "2"`,
+		fmt.Sprintf(`--aptopt=Acquire::http::Timeout "%d"`, patience), fmt.Sprintf(`--aptopt=Acquire::https::Timeout "%d"`, patience), `--aptopt=Acquire::Retries "2"`,
 	}
+	if len(s.Release.Components) > 0 {
+		argv = append(argv, "--components="+strings.Join(s.Release.Components, ","))
+	}
+	setup, remove, err := setupHooks(s.Setup)
+	if err != nil {
+		return fmt.Errorf("rootfs: %w", err)
+	}
+	defer remove()
+	argv = append(argv, setup...)
 	for _, path := range excluded {
 		argv = append(argv, "--dpkgopt=path-exclude="+path)
 	}
@@ -63,7 +77,7 @@ func (apt) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, 
 		io.Copy(io.Discard, read) // a line over 1 MiB must not stop the program
 		said <- lines
 	}()
-	err := command.Start(ctx, log, command.Spec{
+	err = command.Start(ctx, log, command.Spec{
 		Argv: argv, Stdout: write, Stderr: write,
 		Env: append(os.Environ(), "SOURCE_DATE_EPOCH="+strconv.FormatInt(s.Epoch, 10), "LC_ALL=C"),
 	})
@@ -84,6 +98,28 @@ func (apt) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, 
 	return fmt.Errorf("rootfs: %s: %w", s.Release.Name(), err)
 }
 
+// setupHooks puts files into the tree before its first update, owned by root
+// whoever builds (mmdebstrap(1), "upload").
+func setupHooks(files []sourceslist.File) (argv []string, remove func(), err error) {
+	if len(files) == 0 {
+		return nil, func() {}, nil
+	}
+	dir, err := os.MkdirTemp("", "ward-setup-")
+	if err != nil {
+		return nil, nil, err
+	}
+	remove = func() { os.RemoveAll(dir) }
+	for i, f := range files {
+		name := filepath.Join(dir, strconv.Itoa(i))
+		if err := os.WriteFile(name, f.Data, 0o644); err != nil {
+			remove()
+			return nil, nil, err
+		}
+		argv = append(argv, fmt.Sprintf("--setup-hook=upload '%s' '/%s'", name, f.Path))
+	}
+	return argv, remove, nil
+}
+
 // lastErrors returns the last lines that apt and mmdebstrap mark as errors, less
 // the one that only says that there was one.
 func lastErrors(lines []string) string {
@@ -100,21 +136,24 @@ func lastErrors(lines []string) string {
 // wrong, and what to do about it; the first that any line has wins.
 var symptoms = []struct{ text, hint string }{
 	{"No space left on device", "free disk space (TMPDIR says where the tree is made, --cache where it is kept)"},
-	{"is not signed", "the mirror must serve a signed Release; check mirror: and keyring: in the image file"},
 	{"NO_PUBKEY", "the keyring does not have the key that signed the archive; check keyring: in the image file"},
 	{"BADSIG", "the mirror's Release was changed after it was signed; use another mirror"},
+	{"is not signed", "the mirror must serve a signed Release; check mirrors: and keyring: in the image file"}, // said after the two above as well
 	{"Release file is not valid yet", "the clock of this machine is behind"},
 	{"is expired", "the mirror is no longer updated, or this machine's clock is wrong"},
+	{"File has unexpected size", "the mirror is being updated or altered; try again, or use another mirror"},
 	{"Hash Sum mismatch", "the mirror is being updated or altered; try again, or use another mirror"},
-	{"does not have a Release file", "the mirror does not serve this release; check mirror: in the image file"},
-	{"Could not connect", "the mirror is down or out of reach; check mirror: in the image file and the network"},
-	{"Connection refused", "the mirror is down; check mirror: in the image file"},
-	{"Temporary failure resolving", "the mirror's name cannot be resolved; check mirror: in the image file and the network"},
-	{"Could not resolve", "the mirror's name cannot be resolved; check mirror: in the image file and the network"},
-	{"Connection timed out", "the mirror does not answer; check mirror: in the image file and the network"},
+	{"does not have a Release file", "the mirror does not serve this release; check mirrors: in the image file"},
+	{"Could not connect", "the mirror is down or out of reach; check mirrors: in the image file and the network"},
+	{"Connection refused", "the mirror is down; check mirrors: in the image file"},
+	{"Temporary failure resolving", "the mirror's name cannot be resolved; check mirrors: in the image file and the network"},
+	{"Could not resolve", "the mirror's name cannot be resolved; check mirrors: in the image file and the network"},
+	{"Connection timed out", "the mirror does not answer; check mirrors: in the image file and the network"},
 	{"Unable to locate package", "the release has no such package; check packages: in the image file"},
 	{"has no installation candidate", "the release has no such package; check packages: in the image file"},
-	{"Failed to fetch", "check mirror: in the image file and the network"},
+	{"Connection failed", "the mirror does not answer; check mirrors: in the image file and the network"},
+	{"Connection closed", "the mirror breaks off; try again, or use another mirror"},
+	{"Failed to fetch", "check mirrors: in the image file and the network"},
 	{"newuidmap", "an ordinary user needs subordinate ids: install uidmap and run usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"},
 }
 

@@ -10,7 +10,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"time"
 
+	"ward/builder/sourceslist"
 	"ward/images/distro"
 )
 
@@ -18,10 +20,13 @@ import (
 type Spec struct {
 	Release  distro.Release
 	Arch     string   // "amd64"
-	Mirrors  []string // empty: the package manager's own default
+	Mirrors  []string // lines of sources.list(5); empty: the package manager's own default
 	Keyring  string   // empty: the release's
 	Packages []string // sorted, without what the base has anyway
 	Epoch    int64    // SOURCE_DATE_EPOCH, seconds
+
+	Setup    []sourceslist.File // deb: in the tree before its first update
+	Patience time.Duration      // how long a mirror may say nothing; 0: 30 s
 }
 
 // manager makes a tree with one kind of package.

@@ -11,12 +11,22 @@ import (
 	"strings"
 )
 
+// All is every release that ward knows. A release enters with a row, an image
+// file and a place in the test table.
+var All = slices.Concat(debian, ubuntu)
+
 // Release is what is known of one release of one distribution.
 type Release struct {
 	ID       string // os-release ID: "debian", "ubuntu", "rocky"
 	Version  string // os-release VERSION_ID: "12"
 	Codename string // suite of the archive; empty for rpm
 	Format   string // "deb" or "rpm"
+
+	Components    []string // deb: of the archive, that an image's packages come from
+	Pockets       []string // deb: further suites of the same archive: the codename and this end
+	SecuritySuite string   // deb: suite of an archive of its own for security updates; empty: a pocket has them
+	SecurityPath  string   // deb: folder of that archive, beside the main one's
+	Barred        []string // deb: packages that are never installed, not even as a dependency
 
 	Kernel   string            // package of the default kernel on amd64
 	Kernels  map[string]string // the same on other architectures that the release is baked for
@@ -30,14 +40,26 @@ type Release struct {
 	Systemd   int    // version of systemd
 	Restic    [2]int // major, minor
 	MAC       string // "apparmor" or "selinux"
-	Keyring   string // keyring of the archive on a build host, and
-	KeyringBy string // the package there that has it
-	Nftables  string // file that nftables.service loads, relative to /
-	Chrony    string // chronyd's configuration, relative to /
-	TimeUnit  string // chronyd's unit
-	Security  string // deb: Origins-Pattern of unattended-upgrades that takes security updates alone
-	Stub      string // systemd's UEFI stub, relative to the image's root
-	Loader    string // systemd-boot, relative to the image's root
+	// LogProfile is AppArmor's file for what is added to rsyslogd's profile, relative
+	// to /; empty where rsyslogd is not confined.
+	LogProfile string
+	Keyring    string // keyring of the archive on a build host, and
+	KeyringBy  string // the package there that has it
+	Nftables   string // file that nftables.service loads, relative to /
+	Chrony     string // chronyd's configuration, relative to /
+	TimeUnit   string // chronyd's unit
+	Security   string // deb: Origins-Pattern of unattended-upgrades that takes security updates alone
+	Stub       string // systemd's UEFI stub, relative to the image's root
+	Loader     string // systemd-boot, relative to the image's root
+}
+
+// SSHService is the service of the SSH unit: what runs sshd, also where a socket
+// listens for it.
+func (r Release) SSHService() string {
+	if name, ok := strings.CutSuffix(r.SSHUnit, ".socket"); ok {
+		return name + ".service"
+	}
+	return r.SSHUnit
 }
 
 // Name is the image name of the release, for example "debian-12".

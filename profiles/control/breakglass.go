@@ -83,7 +83,7 @@ func breakglassService(r distro.Release) string {
 [Unit]
 Description=ward: seal the emergency account
 After=local-fs.target
-Before=systemd-user-sessions.service ` + r.SSHUnit + `
+Before=systemd-user-sessions.service ` + r.SSHService() + `
 
 [Service]
 Type=oneshot

@@ -106,6 +106,22 @@ ExecStartPre=-/usr/sbin/wardctl log step-back
 TimeoutStopSec=20s
 `
 
+// rsyslogProfile is what rsyslogd does here and the distribution's AppArmor profile
+// of it does not allow: to read the journal where it is volatile, with what
+// sd_journal_open(3) asks for, and the settings of its TLS libraries. Its keys,
+// its place and the journal on disk are allowed already.
+const rsyslogProfile = `# ward: remote-log
+/etc/machine-id r,
+@{PROC}/sys/kernel/random/boot_id r,
+@{PROC}/sys/kernel/osrelease r,
+/run/log/journal/ r,
+/run/log/journal/** r,
+/var/log/journal/ r,
+/etc/ssl/openssl.cnf r,
+/etc/ssl/ward-*.pem r,
+/etc/gnutls/config r,
+`
+
 // auditPlugin makes auditd hand its records to syslog too, under a facility of
 // their own so that they are not written twice.
 const auditPlugin = `# ward: remote-log
@@ -147,6 +163,9 @@ func applyRemoteLog(ctx context.Context, t *Target, l profiles.RemoteLog) error 
 		write("etc/systemd/system/rsyslog.service.d/ward-remote-log.conf", rsyslogUnit, 0o644),
 		makeDir(t.Root, remoteLogSpool, 0o700),
 	)
+	if t.Release.LogProfile != "" {
+		err = errors.Join(err, writeFile(t.Root, t.Release.LogProfile, rsyslogProfile, 0o644))
+	}
 	if err != nil {
 		return err
 	}

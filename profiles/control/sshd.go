@@ -66,7 +66,7 @@ func sshdGroups(p *profiles.Profile, r distro.Release) []sshdGroup {
 	if p.Controls.MFA.Enabled {
 		methods, keyboard = "publickey,keyboard-interactive", "yes"
 	}
-	return []sshdGroup{
+	return knownKeywords(r, []sshdGroup{
 		{"who", "Who may log in.", []keyword{
 			{"PermitRootLogin", "no"},
 			{"AllowGroups", c.Group},
@@ -114,7 +114,22 @@ func sshdGroups(p *profiles.Profile, r distro.Release) []sshdGroup {
 			{"MACs", strings.Join(knownTo(r, c.MACs), ",")},
 			{"HostKeyAlgorithms", strings.Join(hostKeyAlgorithms, ",")},
 		}},
+	})
+}
+
+// keywordSince is the OpenSSH that first had a keyword, where that is newer than
+// the oldest release ward knows. sshd does not start with one that it does not know.
+var keywordSince = map[string][2]int{"RequiredRSASize": {9, 1}}
+
+// knownKeywords leaves out what the release's OpenSSH does not know.
+func knownKeywords(r distro.Release, groups []sshdGroup) []sshdGroup {
+	for i := range groups {
+		groups[i].keywords = slices.DeleteFunc(groups[i].keywords, func(k keyword) bool {
+			since, ok := keywordSince[k.name]
+			return ok && !r.HasOpenSSH(since[0], since[1])
+		})
 	}
+	return groups
 }
 
 var hostKeyAlgorithms = []string{"ssh-ed25519", "rsa-sha2-512", "rsa-sha2-256"}
@@ -136,6 +151,11 @@ func knownTo(r distro.Release, names []string) []string {
 	})
 }
 
+// sshdFolder is what sshd wants to be there, also to print what it would do (-T);
+// where a socket listens for it, the service that makes it starts with the first
+// connection.
+const sshdFolder = "# ward: sshd\nd /run/sshd 0755 root root -\n"
+
 func applySSHD(groups []sshdGroup) func(context.Context, *Target) error {
 	var b strings.Builder
 	b.WriteString("# ward: sshd. The first value of a keyword wins, so this file sorts first.\n")
@@ -146,6 +166,11 @@ func applySSHD(groups []sshdGroup) func(context.Context, *Target) error {
 		}
 	}
 	return func(ctx context.Context, t *Target) error {
+		if t.Release.SSHUnit != t.Release.SSHService() {
+			if err := writeFile(t.Root, "etc/tmpfiles.d/ward-sshd.conf", sshdFolder, 0o644); err != nil {
+				return err
+			}
+		}
 		return dropSSHD(ctx, t, sshdDropIn, b.String())
 	}
 }
@@ -160,7 +185,7 @@ func dropSSHD(ctx context.Context, t *Target, name, content string) error {
 	if err != nil || !changed || t.Phase != FirstBoot {
 		return err
 	}
-	_, err = t.Run(ctx, "systemctl", "--no-block", "try-reload-or-restart", t.Release.SSHUnit)
+	_, err = t.Run(ctx, "systemctl", "--no-block", "try-reload-or-restart", t.Release.SSHService())
 	return err
 }
 

@@ -46,13 +46,15 @@ func Updates(p *profiles.Profile, r distro.Release) Control {
 }
 
 // aptUpdates is a file of apt.conf(5). Its name sorts after the distribution's,
-// and #clear empties the list that would otherwise only grow.
+// and #clear empties the lists that would otherwise only grow; Ubuntu's file has
+// the first one (unattended-upgrades, README).
 func aptUpdates(u profiles.Updates, r distro.Release) string {
 	return fmt.Sprintf(`// ward: updates
 APT::Periodic::Update-Package-Lists "1";
 APT::Periodic::Unattended-Upgrade "%d";
 APT::Get::AllowUnauthenticated "false";
 Acquire::AllowInsecureRepositories "false";
+#clear Unattended-Upgrade::Allowed-Origins;
 #clear Unattended-Upgrade::Origins-Pattern;
 Unattended-Upgrade::Origins-Pattern:: "%s";
 Unattended-Upgrade::Automatic-Reboot "false";

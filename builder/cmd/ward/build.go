@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"ward/builder"
 	"ward/builder/lock"
@@ -42,11 +43,34 @@ func shown(kind, nameOrPath string) string {
 	return kind + " " + nameOrPath
 }
 
+// archive says where packages come from instead of where the image file says.
+type archive struct {
+	mirrors []string
+	keyring string
+}
+
+func (a *archive) flags(f *pflag.FlagSet) {
+	f.StringArrayVar(&a.mirrors, "mirror", nil, `URL of a mirror, or a line "deb ...", instead of the image file's; may be given again`)
+	f.StringVar(&a.keyring, "keyring", "", "file with the keys that the mirror's index is signed with, instead of the image file's")
+}
+
+// put changes an image that was read; the keyring may be named as seen from here.
+func (a *archive) put(img *images.Image) (err error) {
+	keyring := a.keyring
+	if keyring != "" {
+		if keyring, err = filepath.Abs(keyring); err != nil {
+			return err
+		}
+	}
+	return img.SetMirrors(a.mirrors, keyring)
+}
+
 // build is ward build.
 func (p *program) build() *cobra.Command {
 	var o builder.Options
 	var profile, locked, sign, bootKey, bootCert string
 	var caches []string
+	var from archive
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "build IMAGE [flags]",
@@ -60,6 +84,7 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 		Example: `  ward build debian-12
   ward build debian-12 --profile ./clinic.yaml -o out/clinic
   ward build ./clinic-image.yaml --update
+  ward build debian-12 --mirror https://mirror.example.org/debian --keyring mirror.gpg
   ward build debian-12 --locked debian-12.lock --offline
   ward build debian-12 --sign keys/sign.key
   ward build debian-12 --cache oci://registry.example.org/ward/cache
@@ -72,6 +97,9 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 			}
 			img, prof, err := inputs(args[0], profile)
 			if err != nil {
+				return err
+			}
+			if err := from.put(img); err != nil {
 				return err
 			}
 			if locked != "" {
@@ -134,6 +162,7 @@ IMAGE is a name that "ward list" prints, or a .yaml file.`,
 	f.StringVarP(&o.Output, "output", "o", "", "folder of the result (default out/IMAGE)")
 	f.StringArrayVar(&caches, "cache", nil, "folder of the cache (default ~/.cache/ward); oci://HOST/NAME: registry that shares packages between machines, beside it; may be given again")
 	f.StringVar(&locked, "locked", "", "lock file: build from exactly its packages")
+	from.flags(f)
 	f.BoolVar(&o.Offline, "offline", false, "with --locked: use the package store alone, no network")
 	f.BoolVar(&asJSON, "json", false, "print what happens as JSON, an object a line, for other programs")
 	f.StringVar(&sign, "sign", "", "secret key that signs the provenance: of minisign without a password, or ECDSA P-256 in PEM, which signs a DSSE envelope as cosign does")

@@ -15,6 +15,7 @@ import (
 func (p *program) lock() *cobra.Command {
 	var o builder.Options
 	var output, profile string
+	var from archive
 	cmd := &cobra.Command{
 		Use:   "lock IMAGE [flags]",
 		Short: "write down exactly which packages an image has",
@@ -29,6 +30,9 @@ bytes on another day and in another place. Commit the file beside the image file
 		RunE: func(cmd *cobra.Command, args []string) error {
 			img, prof, err := inputs(args[0], profile)
 			if err != nil {
+				return err
+			}
+			if err := from.put(img); err != nil {
 				return err
 			}
 			o.Image, o.Profile, o.Version, o.Log = img, prof, ownVersion(), p.log
@@ -60,6 +64,7 @@ bytes on another day and in another place. Commit the file beside the image file
 	f.StringVarP(&output, "output", "o", "", "the lock file (default IMAGE.lock)")
 	f.StringVarP(&profile, "profile", "p", "hipaa", profileHelp)
 	f.StringVar(&o.Cache, "cache", "", "folder of the cache (default ~/.cache/ward)")
+	from.flags(f)
 	f.BoolVar(&o.Update, "update", false, "ask the mirror again even if the packages are in the cache")
 	return cmd
 }
