@@ -37,6 +37,10 @@ type Release struct {
 	Security  string // deb: Origins-Pattern of unattended-upgrades that takes security updates alone
 	Stub      string // systemd's UEFI stub, relative to the image's root
 	Loader    string // systemd-boot, relative to the image's root
+
+	// What rpm releases alone have.
+	RPMDB       string // folder of rpm's database, relative to /
+	RPMDBFormat string // what the release's own rpm reads: "sqlite", or "bdb" before rpm 4.16
 }
 
 // Name is the image name of the release, for example "debian-12".
