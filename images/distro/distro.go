@@ -6,6 +6,7 @@
 package distro
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -41,6 +42,12 @@ type Release struct {
 	// What rpm releases alone have.
 	RPMDB       string // folder of rpm's database, relative to /
 	RPMDBFormat string // what the release's own rpm reads: "sqlite", or "bdb" before rpm 4.16
+
+	KernelFile   string   // where a kernel is, relative to /, with * for its version; empty: boot/vmlinuz-*
+	SSHBackports []string // keywords that its OpenSSH has from a newer one
+	TLSPolicy    string   // what sets the oldest TLS: "crypto-policies", or empty: each library's own file
+	Aide         [2]int   // major, minor; empty: 0.17 or newer, whose configuration has other words
+	NoFscrypt    bool     // the release has no fscrypt(1)
 }
 
 // Name is the image name of the release, for example "debian-12".
@@ -49,6 +56,12 @@ func (r Release) Name() string { return r.ID + "-" + r.Version }
 // HasOpenSSH tells whether the release's OpenSSH is at least major.minor.
 func (r Release) HasOpenSSH(major, minor int) bool {
 	return r.OpenSSH[0] > major || r.OpenSSH[0] == major && r.OpenSSH[1] >= minor
+}
+
+// KernelPath is where the kernel of a version is, relative to /; of version "*" a
+// pattern for all of them.
+func (r Release) KernelPath(version string) string {
+	return strings.Replace(cmp.Or(r.KernelFile, "boot/vmlinuz-*"), "*", version, 1)
 }
 
 // Find returns the row of a release, or an error that lists the known ones.

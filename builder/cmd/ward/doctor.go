@@ -42,7 +42,9 @@ nothing. Exit code: 0 a build has what it needs; 1 it does not.`,
 				if err != nil {
 					return err
 				}
-				spec.Keyrings[row.Keyring] = row.KeyringBy
+				if row.Format == "deb" { // the keys of an rpm release's repositories are named with these
+					spec.Keyrings[row.Keyring] = row.KeyringBy
+				}
 				spec.BIOS = spec.BIOS || img.BIOS()
 			}
 			results, ok := doctor.Look(cmd.Context(), doctor.Checks(spec))
