@@ -47,6 +47,8 @@ type Release struct {
 	SSHBackports []string // keywords that its OpenSSH has from a newer one
 	TLSPolicy    string   // what sets the oldest TLS: "crypto-policies", or empty: each library's own file
 	Aide         [2]int   // major, minor; empty: 0.17 or newer, whose configuration has other words
+	AuthLog      string   // file with what auth and authpriv say, relative to /; empty: var/log/auth.log
+	AidePath     string   // of aide(1); empty: /usr/bin/aide
 	NoFscrypt    bool     // the release has no fscrypt(1)
 }
 

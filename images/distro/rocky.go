@@ -30,6 +30,7 @@ var rocky = []Release{
 		Stub: "usr/lib/systemd/boot/efi/linuxx64.efi.stub", Loader: "usr/lib/systemd/boot/efi/systemd-bootx64.efi",
 		// rpm 4.14 has Berkeley DB alone; sqlite came with 4.16 (https://rpm.org/wiki/Releases/4.16.0).
 		RPMDB: "var/lib/rpm", RPMDBFormat: "bdb", TLSPolicy: "crypto-policies", Aide: [2]int{0, 16}, NoFscrypt: true,
+		AuthLog: "var/log/secure", AidePath: "/usr/sbin/aide",
 	},
 	{
 		ID: "rocky", Version: "9", Format: "rpm",
@@ -44,6 +45,7 @@ var rocky = []Release{
 		Keyring: "/etc/pki/rpm-gpg/RPM-GPG-KEY-Rocky-9", KeyringBy: "rocky-gpg-keys",
 		Stub: "usr/lib/systemd/boot/efi/linuxx64.efi.stub", Loader: "usr/lib/systemd/boot/efi/systemd-bootx64.efi",
 		RPMDB: "var/lib/rpm", RPMDBFormat: "sqlite", TLSPolicy: "crypto-policies", Aide: [2]int{0, 16}, NoFscrypt: true,
+		AuthLog: "var/log/secure", AidePath: "/usr/sbin/aide",
 	},
 	{
 		ID: "rocky", Version: "10", Format: "rpm",
@@ -57,6 +59,7 @@ var rocky = []Release{
 		Stub: "usr/lib/systemd/boot/efi/linuxx64.efi.stub", Loader: "usr/lib/systemd/boot/efi/systemd-bootx64.efi",
 		// The database moved with Fedora 36 (https://fedoraproject.org/wiki/Changes/RelocateRPMToUsr), from which 10 descends.
 		RPMDB: "usr/lib/sysimage/rpm", RPMDBFormat: "sqlite", TLSPolicy: "crypto-policies", Aide: [2]int{0, 18}, NoFscrypt: true,
+		AuthLog: "var/log/secure", AidePath: "/usr/sbin/aide",
 	},
 }
 
