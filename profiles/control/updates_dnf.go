@@ -47,7 +47,7 @@ func automaticWant(u profiles.Updates) string {
 // automaticAsk has dnf-automatic read its file.
 const automaticAsk = `p=/usr/libexec/platform-python; [ -x $p ] || p=python3
 exec $p -c 'import dnf.automatic.main as m
-c = m.AutomaticConfig("/etc/dnf/automatic.conf", None, None, None).commands
+c = m.AutomaticConfig("/etc/dnf/automatic.conf").commands
 print(c.upgrade_type + ", download", str(c.download_updates) + ", apply", c.apply_updates)'`
 
 func checkAutomatic(ctx context.Context, m *Machine) (string, error) {
