@@ -115,6 +115,7 @@ func Bake(ctx context.Context, log *slog.Logger, s BakeSpec, note func(string)) 
 		{"packages", b.packages},
 		{"initramfs", b.initramfs},
 		{"boot loader", b.loader},
+		{"labels", b.label},
 		{"times", b.times},
 		{"file system", b.finish},
 		{"kernel image", b.kernelImage},
@@ -297,33 +298,25 @@ func (b *bake) hold(ctx context.Context) error {
 	if b.Hold == "" {
 		return nil
 	}
-	out, err := b.run(ctx, "apt-mark", "hold", b.Hold)
-	if err == nil && !strings.Contains(out, b.Hold+" set on hold") {
-		err = fmt.Errorf("apt-mark hold %s says %q", b.Hold, out)
+	d := databases[b.release.Format]
+	argv := d.hold(b.Hold)
+	out, err := b.run(ctx, argv...)
+	if err == nil && !strings.Contains(out, b.Hold+d.held) {
+		err = fmt.Errorf("%s says %q", command.Quote(argv), out)
 	}
 	return err
 }
 
 // packages writes down what the distribution's database has.
 func (b *bake) packages(ctx context.Context) error {
-	out, err := b.run(ctx, "dpkg-query", "--show", "--showformat=${Package}\t${Version}\t${Architecture}\t${source:Package}\t${source:Version}\n")
+	d := databases[b.release.Format]
+	out, err := b.run(ctx, d.query...)
 	if err != nil {
 		return err
 	}
-	var all []Package
-	for line := range strings.Lines(out) {
-		f := strings.Split(strings.TrimRight(line, "\n"), "\t")
-		if len(f) != 5 {
-			return fmt.Errorf("dpkg-query: cannot read %q", line)
-		}
-		names, err := licences(b.root, f[0])
-		if err != nil {
-			return err
-		}
-		all = append(all, Package{f[0], f[1], f[2], f[3], f[4], names})
-	}
-	if len(all) == 0 {
-		return errors.New("dpkg-query: no package is installed")
+	all, err := d.parse(b.root, out)
+	if err != nil {
+		return err
 	}
 	return writeJSON(filepath.Join(b.Output, packagesFile), all)
 }
@@ -339,7 +332,7 @@ func (b *bake) initramfs(context.Context) error {
 	}
 	b.baked = p.Baked
 	b.baked.Image, b.baked.Profile = b.Facts.Name, b.Profile.Name
-	if err := copyFile(filepath.Join(b.Output, kernelFile), filepath.Join(b.tree, "boot", "vmlinuz-"+p.Kernel)); err != nil {
+	if err := copyFile(filepath.Join(b.Output, kernelFile), filepath.Join(b.tree, b.release.KernelPath(p.Kernel))); err != nil {
 		return err
 	}
 	if err := installFile(b.root, initPath, p.init, 0o755); err != nil {

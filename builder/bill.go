@@ -22,7 +22,7 @@ const (
 
 // bill writes what the image is made of.
 func (b *build) bill(context.Context) (err error) {
-	bill := sbom.Bill{Name: b.Image.Name, Digest: b.digest, Distro: b.release.ID, Release: b.release.Version, Tool: b.Version, Made: b.made}
+	bill := sbom.Bill{Name: b.Image.Name, Digest: b.digest, Distro: b.release.ID, Release: b.release.Version, Format: b.release.Format, Tool: b.Version, Made: b.made}
 	var packages []Package
 	if err := readJSON(b.baked.Path(packagesFile), &packages); err != nil {
 		return err

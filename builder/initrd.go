@@ -27,11 +27,13 @@ type packed struct {
 // the cache: every image of these packages with the same sources of keys has the
 // same one. One with embedded keys is not shared.
 func (b *bake) pack(ctx context.Context, tree string) (packed, error) {
-	kernels, err := filepath.Glob(filepath.Join(tree, "boot/vmlinuz-*"))
+	pattern := filepath.Join(tree, b.release.KernelPath("*"))
+	kernels, err := filepath.Glob(pattern)
 	if err != nil || len(kernels) != 1 {
-		return packed{}, fmt.Errorf("the tree has %d kernels in /boot, want one (%q)", len(kernels), kernels)
+		return packed{}, fmt.Errorf("the tree has %d kernels at /%s, want one (%q)", len(kernels), b.release.KernelPath("*"), kernels)
 	}
-	p := packed{Baked: Baked{Kernel: strings.TrimPrefix(filepath.Base(kernels[0]), "vmlinuz-")}}
+	before, after, _ := strings.Cut(pattern, "*")
+	p := packed{Baked: Baked{Kernel: strings.TrimSuffix(strings.TrimPrefix(kernels[0], before), after)}}
 	if p.init, err = os.ReadFile(b.Init); err != nil {
 		return p, err
 	}

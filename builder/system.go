@@ -26,9 +26,12 @@ func (b *bake) systemFiles() []systemFile {
 		// not take the boot for a first one, which would apply presets over our units.
 		{"etc/machine-id", 0o444, ""},
 		{"etc/systemd/network/80-dhcp.network", 0o644, "# Any wired interface without a file of its own asks DHCP.\n[Match]\nType=ether\n\n[Network]\nDHCP=yes\n"},
-		{"etc/default/locale", 0o644, "LANG=C.UTF-8\n"},
+		{localeFiles[b.release.Format], 0o644, "LANG=C.UTF-8\n"},
 	}
 }
+
+// localeFiles are where the formats' distributions look for the language.
+var localeFiles = map[string]string{"deb": "etc/default/locale", "rpm": "etc/locale.conf"}
 
 // system writes the system files and enables the network's units.
 func (b *bake) system(ctx context.Context) error {
@@ -67,7 +70,7 @@ var unwanted = []string{
 	"etc/ssh/ssh_host_*", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed", "var/lib/systemd/credential.secret",
 	"boot/initrd.img*", "initrd.img*", "vmlinuz*", "etc/kernel/*/*.dpkg-dist", "etc/.pwd.lock",
 	"var/lib/apt/lists/*", "var/cache/apt/*", "var/cache/debconf/*-old", "var/cache/ldconfig/*", "var/cache/man/*",
-	"var/lib/dpkg/*-old", "etc/*-", "var/log/*.log", "var/log/apt/*", "var/log/*tmp", "root/.*_history", "tmp/*", "var/tmp/*", "run/*",
+	"var/cache/dnf/*", "boot/initramfs-*", "var/lib/dpkg/*-old", "etc/*-", "var/log/*.log", "var/log/apt/*", "var/log/*tmp", "root/.*_history", "tmp/*", "var/tmp/*", "run/*",
 }
 
 // clean removes what is unwanted.

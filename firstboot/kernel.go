@@ -196,7 +196,7 @@ func (m *Machine) kernelParts(version string) (uki.Parts, error) {
 	errs = append(errs, err)
 	init, cmdline := read(initBinary), read(cmdlinePath)
 	parts := uki.Parts{
-		Stub: read(processor.File(m.facts.Release.Stub)), Linux: read("boot/vmlinuz-" + version),
+		Stub: read(processor.File(m.facts.Release.Stub)), Linux: read(m.facts.Release.KernelPath(version)),
 		OSRelease: string(read("usr/lib/os-release")), Cmdline: strings.TrimSpace(string(cmdline)), Uname: version,
 	}
 	modules, err := m.root.OpenRoot("usr/lib/modules/" + version)
@@ -307,7 +307,7 @@ func (m *Machine) makeRoom(esp *os.Root, version string, need int64) error {
 		if old.Version == running || old.Version == version {
 			continue
 		}
-		if _, err := m.root.Stat("boot/vmlinuz-" + old.Version); err == nil {
+		if _, err := m.root.Stat(m.facts.Release.KernelPath(old.Version)); err == nil {
 			continue
 		}
 		m.log.Info("kernel is gone", "version", old.Version)

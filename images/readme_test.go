@@ -23,6 +23,10 @@ func TestReadme(t *testing.T) {
 	if err != nil || len(img.Repositories) != 1 || img.Repositories[0].Priority != 100 {
 		t.Errorf("the example with mirrors is %+v, %v", img, err)
 	}
+	img, err = Load(stricttest.Examples(t, "README.md")["rocky-image.yaml"])
+	if err != nil || len(img.Mirrors) != 4 {
+		t.Errorf("the example of an rpm release is %+v, %v", img, err)
+	}
 	text, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)

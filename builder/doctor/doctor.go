@@ -64,6 +64,7 @@ var programs = []struct {
 	{"unshare", "util-linux", Build, false}, {"mke2fs", "e2fsprogs", Build, false}, {"dumpe2fs", "e2fsprogs", Build, false}, {"debugfs", "e2fsprogs", Build, false},
 	{"mkfs.vfat", "dosfstools", Build, false}, {"mmd", "mtools", Build, false}, {"mcopy", "mtools", Build, false}, {"qemu-img", "qemu-utils", Build, false},
 	{"syslinux", "syslinux", Build, true},
+	{"dnf", "dnf", Some, false}, {"rpm", "rpm", Some, false}, // images of rpm releases
 	{"veritysetup", "cryptsetup-bin", Some, false}, {"sbsign", "sbsigntool", Some, false}, // a verified root; a key of Secure Boot in a token
 	{"qemu-system-x86_64", "qemu-system-x86", Test, false}, {"swtpm", "swtpm", Test, false},
 }

@@ -41,6 +41,8 @@ func managerOf(r distro.Release) (manager, error) {
 	switch r.Format {
 	case "deb":
 		return apt{}, nil
+	case "rpm":
+		return dnf{}, nil
 	default:
 		return nil, fmt.Errorf("rootfs: %s: packages of format %q cannot be installed yet", r.Name(), r.Format)
 	}

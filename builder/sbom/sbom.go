@@ -5,6 +5,7 @@
 package sbom
 
 import (
+	"cmp"
 	"debug/buildinfo"
 	"fmt"
 	"slices"
@@ -21,6 +22,7 @@ type Bill struct {
 	Digest   string // of its inputs, hex: its version
 	Distro   string // "debian"
 	Release  string // "12"
+	Format   string // of its packages: "deb" (also when empty) or "rpm"
 	Tool     string // version of ward
 	Made     time.Time
 	Packages []Package
@@ -66,13 +68,16 @@ func ReadModules(file string) ([]Module, error) {
 	return all, nil
 }
 
+// purlTypes are the types of packages of the formats.
+var purlTypes = map[string]string{"deb": packageurl.TypeDebian, "rpm": packageurl.TypeRPM}
+
 // purl is how other tools find a package in lists of vulnerabilities.
 func (b Bill) purl(p Package) string {
 	q := packageurl.Qualifiers{{Key: "arch", Value: p.Arch}, {Key: "distro", Value: b.Distro + "-" + b.Release}}
 	if p.Source != "" && p.Source != p.Name {
 		q = append(q, packageurl.Qualifier{Key: "upstream", Value: p.Source})
 	}
-	return packageurl.NewPackageURL(packageurl.TypeDebian, b.Distro, p.Name, p.Version, q, "").ToString()
+	return packageurl.NewPackageURL(cmp.Or(purlTypes[b.Format], packageurl.TypeDebian), b.Distro, p.Name, p.Version, q, "").ToString()
 }
 
 func (m Module) purl() string {

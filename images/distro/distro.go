@@ -6,6 +6,7 @@
 package distro
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -51,6 +52,18 @@ type Release struct {
 	Security   string // deb: Origins-Pattern of unattended-upgrades that takes security updates alone
 	Stub       string // systemd's UEFI stub, relative to the image's root
 	Loader     string // systemd-boot, relative to the image's root
+
+	// What rpm releases alone have.
+	RPMDB       string // folder of rpm's database, relative to /
+	RPMDBFormat string // what the release's own rpm reads: "sqlite", or "bdb" before rpm 4.16
+
+	KernelFile   string   // where a kernel is, relative to /, with * for its version; empty: boot/vmlinuz-*
+	SSHBackports []string // keywords that its OpenSSH has from a newer one
+	TLSPolicy    string   // what sets the oldest TLS: "crypto-policies", or empty: each library's own file
+	Aide         [2]int   // major, minor; empty: 0.17 or newer, whose configuration has other words
+	AuthLog      string   // file with what auth and authpriv say, relative to /; empty: var/log/auth.log
+	AidePath     string   // of aide(1); empty: /usr/bin/aide
+	NoFscrypt    bool     // the release has no fscrypt(1)
 }
 
 // SSHService is the service of the SSH unit: what runs sshd, also where a socket
@@ -80,6 +93,12 @@ func (r Release) KernelOn(arch string) (string, error) {
 // HasOpenSSH tells whether the release's OpenSSH is at least major.minor.
 func (r Release) HasOpenSSH(major, minor int) bool {
 	return r.OpenSSH[0] > major || r.OpenSSH[0] == major && r.OpenSSH[1] >= minor
+}
+
+// KernelPath is where the kernel of a version is, relative to /; of version "*" a
+// pattern for all of them.
+func (r Release) KernelPath(version string) string {
+	return strings.Replace(cmp.Or(r.KernelFile, "boot/vmlinuz-*"), "*", version, 1)
 }
 
 // Find returns the row of a release, or an error that lists the known ones.

@@ -7,7 +7,7 @@ import (
 
 // Catalogue returns every control with the profile's parameters, in the order
 // in which they are applied. A control that the profile switches off (mfa) is
-// left out.
+// left out, and so is one whose program the release does not have (fscrypt).
 func Catalogue(p *profiles.Profile, r distro.Release) []Control {
 	var all []Control
 	all = append(all,
@@ -32,7 +32,7 @@ func Catalogue(p *profiles.Profile, r distro.Release) []Control {
 	if p.Controls.MFA.Enabled {
 		all = append(all, MFA(p, r))
 	}
-	if p.Controls.Fscrypt.Enabled {
+	if p.Controls.Fscrypt.Enabled && !r.NoFscrypt {
 		all = append(all, Fscrypt(p, r))
 	}
 	return all

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,10 +49,16 @@ func Integrity(p *profiles.Profile, r distro.Release) Control {
 
 // aideConfig is aide.conf(5). Files that change in a machine's ordinary life are
 // left out; the audit rules watch who changes those that matter.
-func aideConfig(paths []string) string {
+//
+// Before 0.17 database_in was called database, and there was no caps (AIDE's NEWS).
+func aideConfig(r distro.Release, paths []string) string {
+	in, caps := "database_in", "+caps"
+	if r.Aide != [2]int{} && r.Aide[0] == 0 && r.Aide[1] < 17 {
+		in, caps = "database", "+xattrs"
+	}
 	var b strings.Builder
-	b.WriteString("# ward: integrity\ndatabase_in=file:/" + aideDB + "\ndatabase_out=file:/" + aideDB + ".new\n")
-	b.WriteString("gzip_dbout=no\nreport_url=stdout\nWard = ftype+l+p+u+g+s+sha256+caps\n\n")
+	b.WriteString("# ward: integrity\n" + in + "=file:/" + aideDB + "\ndatabase_out=file:/" + aideDB + ".new\n")
+	b.WriteString("gzip_dbout=no\nreport_url=stdout\nWard = ftype+l+p+u+g+s+sha256" + caps + "\n\n")
 	for _, path := range paths {
 		b.WriteString(regexp.QuoteMeta(path) + " Ward\n")
 	}
@@ -65,6 +72,9 @@ func aideConfig(paths []string) string {
 `)
 	return b.String()
 }
+
+// aidePath is where most releases have aide(1).
+const aidePath = "/usr/bin/aide"
 
 // aideMake makes the database and tells the log, and so the log server, its
 // digest: a database that somebody replaces later has another one.
@@ -103,7 +113,7 @@ ConditionPathExists=/` + aideDB + `
 Type=oneshot
 Nice=10
 IOSchedulingClass=idle
-ExecStart=/usr/bin/aide --config=/` + aideConf + ` --check
+ExecStart=` + aidePath + ` --config=/` + aideConf + ` --check
 SyslogLevel=err
 `,
 	"ward-integrity-update.service": `[Unit]
@@ -125,20 +135,34 @@ DPkg::Pre-Invoke { "if [ -d /run/systemd/system ]; then systemctl start ward-int
 DPkg::Post-Invoke { "if [ -d /run/systemd/system ]; then systemctl start --no-block ward-integrity-update.service || true; fi"; };
 `
 
+// dnfIntegrity is of dnf's plugin post-transaction-actions, which has no hook before
+// a transaction: what somebody else changed since the last comparison is taken over
+// with it, and is in the report of ward-integrity.timer only if that ran between.
+const dnfIntegrity = `# ward: integrity
+*:any:/usr/bin/systemctl start --no-block ward-integrity-update.service
+`
+
+// integrityHooks are how the package managers of the formats tell of their changes.
+var integrityHooks = map[string]map[string]string{
+	"deb": {"etc/apt/apt.conf.d/91ward-integrity": aptIntegrity},
+	"rpm": {"etc/dnf/plugins/post-transaction-actions.d/ward-integrity.action": dnfIntegrity},
+}
+
 func applyIntegrity(ctx context.Context, t *Target, r distro.Release, i profiles.Integrity) error {
 	if t.Phase != Bake {
 		return nil
 	}
 	faults := []error{
-		writeFile(t.Root, aideConf, aideConfig(i.Paths), 0o600),
+		writeFile(t.Root, aideConf, aideConfig(r, i.Paths), 0o600),
 		t.Root.MkdirAll("var/lib/aide", 0o700),
 		writeFile(t.Root, "etc/systemd/system/ward-integrity.timer", fmt.Sprintf("[Unit]\nDescription=Compare programs and configuration daily\n\n[Timer]\nOnCalendar=%s\nRandomizedDelaySec=15m\nPersistent=true\n\n[Install]\nWantedBy=timers.target\n", i.OnCalendar), 0o644),
 	}
 	for name, content := range integrityUnits {
+		content = strings.ReplaceAll(content, aidePath, cmp.Or(r.AidePath, aidePath))
 		faults = append(faults, writeFile(t.Root, "etc/systemd/system/"+name, content, 0o644))
 	}
-	if r.Format == "deb" {
-		faults = append(faults, writeFile(t.Root, "etc/apt/apt.conf.d/91ward-integrity", aptIntegrity, 0o644))
+	for name, content := range integrityHooks[r.Format] {
+		faults = append(faults, writeFile(t.Root, name, content, 0o644))
 	}
 	if err := errors.Join(faults...); err != nil {
 		return err

@@ -74,14 +74,15 @@ func withMFA(text string) (string, error) {
 		switch {
 		case strings.TrimSuffix(l, "\n") == line:
 			done++
-		case len(f) == 2 && f[0] == "@include" && f[1] == "common-auth":
+		case len(f) == 2 && f[0] == "@include" && f[1] == "common-auth", // Debian's
+			len(f) == 3 && f[0] == "auth" && f[2] == "password-auth": // authselect's
 			done++
 			l = "# ward: mfa. sshd has seen the key; this is what is asked for beside it.\n" + line + "\n"
 		}
 		b.WriteString(l)
 	}
 	if done != 1 {
-		return "", fmt.Errorf("%d lines ask for the password, want one (@include common-auth)", done)
+		return "", fmt.Errorf("%d lines ask for the password, want one (@include common-auth, auth substack password-auth)", done)
 	}
 	return b.String(), nil
 }

@@ -20,7 +20,11 @@ type pamPart struct {
 // applyPAM puts the parts in and has the tool join them, without those of the
 // distribution that they stand for.
 func applyPAM(ctx context.Context, t *Target, parts []pamPart, instead ...string) error {
-	if t.Release.PAMStyle != "pam-auth-update" {
+	switch t.Release.PAMStyle {
+	case "pam-auth-update":
+	case "authselect":
+		return applyAuthselect(ctx, t)
+	default:
 		return fmt.Errorf("the PAM of %s is put together by %q, which is not known here", t.Release.Name(), t.Release.PAMStyle)
 	}
 	argv := []string{"env", "DEBIAN_FRONTEND=noninteractive", "pam-auth-update"}

@@ -150,6 +150,16 @@ const rsyslogRotate = `# ward: remote-log
 }
 `
 
+const authLog = "/var/log/auth.log"
+
+// withAuthLog is a text in which the file is called as on the release.
+func withAuthLog(r distro.Release, text string) string {
+	if r.AuthLog == "" {
+		return text
+	}
+	return strings.ReplaceAll(text, authLog, "/"+r.AuthLog)
+}
+
 func applyRemoteLog(ctx context.Context, t *Target, l profiles.RemoteLog) error {
 	changed := false
 	write := func(name, content string, mode fs.FileMode) error {
@@ -158,8 +168,8 @@ func applyRemoteLog(ctx context.Context, t *Target, l profiles.RemoteLog) error 
 		return err
 	}
 	err := errors.Join(
-		write(rsyslogConf, rsyslogBase, 0o644),
-		write("etc/logrotate.d/rsyslog", rsyslogRotate, 0o644),
+		write(rsyslogConf, withAuthLog(t.Release, rsyslogBase), 0o644),
+		write("etc/logrotate.d/rsyslog", withAuthLog(t.Release, rsyslogRotate), 0o644),
 		write("etc/systemd/system/rsyslog.service.d/ward-remote-log.conf", rsyslogUnit, 0o644),
 		makeDir(t.Root, remoteLogSpool, 0o700),
 	)
@@ -517,7 +527,7 @@ func journalTaken(ctx context.Context, m *Machine, mib int) (string, error) {
 
 // checkLogReaders looks for logs that everybody may read.
 func checkLogReaders(ctx context.Context, m *Machine) (string, error) {
-	out, err := m.Run(ctx, "find", "/var/log/journal", "/var/log/audit", "/var/log/auth.log", "/"+remoteLogSpool, "/"+remoteLogKeys, "-type", "f", "-perm", "/o=rwx")
+	out, err := m.Run(ctx, "find", "/var/log/journal", "/var/log/audit", withAuthLog(m.Release, authLog), "/"+remoteLogSpool, "/"+remoteLogKeys, "-type", "f", "-perm", "/o=rwx")
 	if err != nil && exitCode(err) != 1 { // 1: one of them is not there
 		return "", err
 	}

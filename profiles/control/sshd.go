@@ -2,7 +2,9 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -126,7 +128,7 @@ func knownKeywords(r distro.Release, groups []sshdGroup) []sshdGroup {
 	for i := range groups {
 		groups[i].keywords = slices.DeleteFunc(groups[i].keywords, func(k keyword) bool {
 			since, ok := keywordSince[k.name]
-			return ok && !r.HasOpenSSH(since[0], since[1])
+			return ok && !r.HasOpenSSH(since[0], since[1]) && !slices.Contains(r.SSHBackports, k.name)
 		})
 	}
 	return groups
@@ -177,16 +179,48 @@ func applySSHD(groups []sshdGroup) func(context.Context, *Target) error {
 
 // dropSSHD writes one of ward's files for sshd. On a running machine sshd reads
 // it at once; one that is not running reads it when it starts.
-func dropSSHD(ctx context.Context, t *Target, name, content string) error {
-	if t.Release.SSHDropIn == "" {
-		return fmt.Errorf("the OpenSSH of %s has no Include, so there is no place for %s", t.Release.Name(), name)
+func dropSSHD(ctx context.Context, t *Target, name, content string) (err error) {
+	file := sshdConfig
+	if t.Release.SSHDropIn != "" {
+		file = t.Release.SSHDropIn + "/" + name
+	} else if content, err = withoutInclude(t, name, content); err != nil {
+		return err
 	}
-	changed, err := updateFile(t.Root, t.Release.SSHDropIn+"/"+name, content, 0o600)
+	changed, err := updateFile(t.Root, file, content, 0o600)
 	if err != nil || !changed || t.Phase != FirstBoot {
 		return err
 	}
 	_, err = t.Run(ctx, "systemctl", "--no-block", "try-reload-or-restart", t.Release.SSHService())
 	return err
+}
+
+const sshdConfig = "etc/ssh/sshd_config"
+
+// withoutInclude is sshd_config with a block of ward's before everything else, for
+// an OpenSSH that has no Include. There the unit also puts the system's policy for
+// cryptography on the command line, which would win; its file of variables is read
+// last (sshd.service of such releases).
+func withoutInclude(t *Target, name, content string) (string, error) {
+	old, err := t.Root.ReadFile(sshdConfig)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read /%s: %w", sshdConfig, err)
+	}
+	const variables = "etc/sysconfig/sshd"
+	vars, err := t.Root.ReadFile(variables)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read /%s: %w", variables, err)
+	}
+	if err := writeFile(t.Root, variables, withBlock(string(vars), "sshd", "CRYPTO_POLICY=\n"), 0o640); err != nil {
+		return "", err
+	}
+	begin, end := "# ward: "+name+" begin\n", "# ward: "+name+" end\n"
+	text := string(old)
+	if before, rest, ok := strings.Cut(text, begin); ok {
+		if _, after, ok := strings.Cut(rest, end); ok {
+			text = before + after
+		}
+	}
+	return begin + content + end + text, nil
 }
 
 // sshdAsk returns what sshd would do for a connection, keyword by keyword.
@@ -273,7 +307,11 @@ func checkSSHDAlike(ctx context.Context, m *Machine) (string, error) {
 		return "", err
 	}
 	// A block may name an address that was not asked for.
-	out, err := m.Run(ctx, "grep", "-rilE", `^[[:space:]]*match[[:space:]]`, "/etc/ssh/sshd_config", "/"+m.Release.SSHDropIn)
+	argv := []string{"grep", "-rilE", `^[[:space:]]*match[[:space:]]`, "/" + sshdConfig}
+	if m.Release.SSHDropIn != "" {
+		argv = append(argv, "/"+m.Release.SSHDropIn)
+	}
+	out, err := m.Run(ctx, argv...)
 	switch code := exitCode(err); {
 	case code == 0:
 		wrong = append(wrong, "Match block in "+strings.Join(strings.Fields(out), " "))

@@ -22,7 +22,12 @@ func TLS(p *profiles.Profile, r distro.Release) Control {
 		},
 		Settings: []Setting{
 			setting{
-				name: "openssl server", apply: func(_ context.Context, target *Target) error { return applyOpenSSL(target, t.MinVersion) },
+				name: "openssl server", apply: func(ctx context.Context, target *Target) error {
+					if r.TLSPolicy == "crypto-policies" {
+						return applyCryptoPolicies(ctx, target, t.MinVersion)
+					}
+					return applyOpenSSL(target, t.MinVersion)
+				},
 				want:  tlsWant("a client", t.MinVersion),
 				check: tlsCheck("server", t.MinVersion),
 			},

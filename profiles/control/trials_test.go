@@ -238,11 +238,3 @@ func TestPAMStyleThatIsNotKnown(t *testing.T) {
 		t.Errorf("applyPAM() = %v, want an error that names the style", err)
 	}
 }
-
-func TestSSHDWithoutInclude(t *testing.T) {
-	root := openRoot(t, t.TempDir())
-	err := dropSSHD(t.Context(), &Target{Root: root, Release: distro.Release{ID: "x", Version: "8"}}, sshdDropIn, "")
-	if err == nil || !strings.Contains(err.Error(), "the OpenSSH of x-8 has no Include") {
-		t.Errorf("dropSSHD() = %v, want an error that says why", err)
-	}
-}

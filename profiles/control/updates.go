@@ -15,6 +15,21 @@ import (
 // Updates installs security updates, and says so when they do not come.
 func Updates(p *profiles.Profile, r distro.Release) Control {
 	u := p.Controls.Updates
+	settings := aptSettings(u, r)
+	if r.Format == "rpm" {
+		settings = dnfSettings(u)
+	}
+	return Control{
+		ID:       "updates",
+		Title:    "security updates are installed by themselves",
+		Why:      "What is known to be broken is attacked within days.",
+		Refs:     []string{"45 CFR 164.308(a)(5)(ii)(B)", "45 CFR 164.308(a)(1)(ii)(B)", "NIST 800-53 SI-2"},
+		Settings: settings,
+	}
+}
+
+// aptSettings are those of releases with deb packages.
+func aptSettings(u profiles.Updates, r distro.Release) []Setting {
 	settings := []Setting{
 		drop{
 			name: "apt", path: "etc/apt/apt.conf.d/90ward-updates", content: aptUpdates(u, r),
@@ -28,21 +43,20 @@ func Updates(p *profiles.Profile, r distro.Release) Control {
 	if u.Unattended && u.Window != "" {
 		settings = append(settings, drop{
 			name: "window", path: "etc/systemd/system/apt-daily-upgrade.timer.d/ward-updates.conf",
-			// The empty line clears the distribution's own time.
-			content: fmt.Sprintf("[Timer]\nOnCalendar=\nOnCalendar=%s\nRandomizedDelaySec=10m\nPersistent=true\n", u.Window),
-			want:    u.Window, check: checkWindow,
+			content: windowDropIn(u.Window), want: u.Window,
+			check: func(ctx context.Context, m *Machine) (string, error) {
+				return checkWindow(ctx, m, "apt-daily-upgrade.timer")
+			},
 		})
 	}
-	settings = append(settings, setting{name: "pending", want: noPending, check: func(ctx context.Context, m *Machine) (string, error) {
+	return append(settings, setting{name: "pending", want: noPending, check: func(ctx context.Context, m *Machine) (string, error) {
 		return checkPending(ctx, m, u.Unattended)
 	}})
-	return Control{
-		ID:       "updates",
-		Title:    "security updates are installed by themselves",
-		Why:      "What is known to be broken is attacked within days.",
-		Refs:     []string{"45 CFR 164.308(a)(5)(ii)(B)", "45 CFR 164.308(a)(1)(ii)(B)", "NIST 800-53 SI-2"},
-		Settings: settings,
-	}
+}
+
+// windowDropIn sets a timer's time. The empty line clears the distribution's own.
+func windowDropIn(window string) string {
+	return fmt.Sprintf("[Timer]\nOnCalendar=\nOnCalendar=%s\nRandomizedDelaySec=10m\nPersistent=true\n", window)
 }
 
 // aptUpdates is a file of apt.conf(5). Its name sorts after the distribution's,
@@ -106,8 +120,8 @@ func wantIndex(want []string, line string) int {
 	return slices.IndexFunc(want, func(w string) bool { return strings.HasPrefix(w, key+" ") })
 }
 
-func checkWindow(ctx context.Context, m *Machine) (string, error) {
-	out, err := m.Run(ctx, "systemctl", "show", "--property=TimersCalendar", "apt-daily-upgrade.timer")
+func checkWindow(ctx context.Context, m *Machine, timer string) (string, error) {
+	out, err := m.Run(ctx, "systemctl", "show", "--property=TimersCalendar", timer)
 	if err != nil {
 		return "", err
 	}

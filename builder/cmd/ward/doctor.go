@@ -45,7 +45,9 @@ nothing. Exit code: 0 a build has what it needs; 1 it does not.`,
 				if err != nil {
 					return err
 				}
-				spec.Keyrings[row.Keyring] = row.KeyringBy
+				if row.Format == "deb" { // the keys of an rpm release's repositories are named with these
+					spec.Keyrings[row.Keyring] = row.KeyringBy
+				}
 				spec.BIOS = spec.BIOS || img.BIOS()
 				processor, err := img.Processor()
 				if err != nil {

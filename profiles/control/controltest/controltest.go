@@ -151,6 +151,10 @@ type Suite struct {
 	Broken []Break
 }
 
+// Written applies the control and compares what it writes, where no machine of the
+// release has answered yet.
+func Written(t *testing.T, s Suite) { apply(t, s) }
+
 // Run runs the suite.
 func Run(t *testing.T, s Suite) {
 	t.Run("apply", func(t *testing.T) { apply(t, s) })
