@@ -36,14 +36,7 @@ an account on it.`,
 			if err != nil {
 				return err
 			}
-			manifest, err := builder.ReadManifest(args[0])
-			if err != nil {
-				return err
-			}
 			cfg.Image, cfg.Log = image, p.log
-			if cfg.Arch, err = manifest.Arch(); err != nil {
-				return err
-			}
 			if cfg.SSHPort < 0 || cfg.SSHPort > 65535 {
 				return usage("ward run: --ssh-port is %d, want 1 to 65535", cfg.SSHPort)
 			}
@@ -57,6 +50,13 @@ an account on it.`,
 				return err
 			}
 			defer remove()
+			manifest, err := builder.ReadManifest(args[0])
+			if err != nil {
+				return err
+			}
+			if cfg.Arch, err = manifest.Arch(); err != nil {
+				return err
+			}
 			return p.interactive(ctx, cfg)
 		},
 	}
