@@ -92,7 +92,10 @@ func rpmMacros(database string) string {
 
 // makeTree runs in namespaces of its own: $1 the work folder, $2 the tar, $3 the
 // epoch, $4 the release, $5 the rpm database's folder, $6 its format, and then the
-// packages. dnf gets no standard input, so that it asks nobody. A target whose rpm
+// packages. The distribution's own initramfs and entries of a boot loader are not
+// made, here and at each update: ward's take their place, and a plugin of
+// kernel-install(8) that is a link to /dev/null is none. dnf gets no standard input,
+// so that it asks nobody. A target whose rpm
 // cannot read the host's format gets the headers through its own rpm; in any case
 // its rpm has to find as many packages as the host's has installed.
 const makeTree = `
@@ -103,6 +106,10 @@ umask 022
 mkdir -p "$tree/proc" "$tree/sys" "$tree/dev"
 mount -t proc proc "$tree/proc"
 mount --rbind /dev "$tree/dev"
+mkdir -p "$tree/etc/kernel/install.d"
+for plugin in 20-grub 50-dracut 51-dracut-rescue 90-loaderentry 92-crashkernel; do
+	ln -s /dev/null "$tree/etc/kernel/install.d/$plugin.install"
+done
 dnf --assumeyes --config="$work/dnf.conf" --installroot="$tree" --releasever="$release" install "$@" </dev/null
 inside() { chroot "$tree" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C "$@"; }
 rpm --root "$tree" --query --all --queryformat '%{NAME} %{VERSION}-%{RELEASE}\n' | sort >"$work/installed"
