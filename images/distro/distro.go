@@ -14,7 +14,7 @@ import (
 
 // All is every release that ward knows. A release enters with a row, an image
 // file and a place in the test table.
-var All = slices.Concat(debian, ubuntu)
+var All = slices.Concat(debian, ubuntu, rocky)
 
 // Release is what is known of one release of one distribution.
 type Release struct {

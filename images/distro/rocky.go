@@ -7,7 +7,6 @@ import "slices"
 // (https://docs.redhat.com/en/documentation/red_hat_enterprise_linux), and from
 // the spec files of CentOS Stream (https://gitlab.com/redhat/centos-stream/rpms).
 // Where a minor release has raised a version, the row has the oldest.
-func init() { All = append(All, rocky...) }
 
 // rpmKernel is where kernel-core has the kernel; kernel-install(8) copies it to
 // /boot where a boot loader wants it there.
