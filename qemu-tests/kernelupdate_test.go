@@ -48,7 +48,7 @@ func TestKernelUpdate(t *testing.T) {
 		t.Fatalf("the machine runs kernel %s already", version)
 	}
 	run(t, m, root, "mkdir -p /run/media && mount -o ro /dev/disk/by-label/"+label+" /run/media && mount /efi")
-	install := "DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-download /run/media/" + filepath.Base(deb)
+	install := "DEBIAN_FRONTEND=noninteractive apt-get install --yes /run/media/" + filepath.Base(deb)
 	const sums = "cd /efi/EFI/Linux && sha256sum *"
 	was := run(t, m, root, sums)
 	if strings.Count(was, "ward-"+old+".efi") != 1 || strings.Contains(was, version) {
@@ -71,7 +71,7 @@ func TestKernelUpdate(t *testing.T) {
 
 	// And now it can: the package manager finishes what it has begun.
 	began := time.Now()
-	out, code, err = root.Run(within(t, m, 3*time.Minute), "DEBIAN_FRONTEND=noninteractive apt-get --fix-broken install --yes --no-download")
+	out, code, err = root.Run(within(t, m, 3*time.Minute), "DEBIAN_FRONTEND=noninteractive apt-get --fix-broken install --yes")
 	if err != nil || code != 0 {
 		t.Fatalf("the installation: exit code %d, %v: %s", code, err, out)
 	}
