@@ -100,6 +100,9 @@ func (m *machine) open(v handoff.Volume, b disks.Block, r *handoff.VolumeReport)
 	if err != nil {
 		return err
 	}
+	if h.Damage != nil {
+		m.log.Warn(v.Name + ": " + h.Damage.Error())
+	}
 	r.LUKSUUID = h.UUID
 	key, source, err := keysource.Fetch(context.Background(), keysource.Request{
 		KeyFile: v.KeyFile, Sources: m.config.Sources, Disks: m.disks, Tokens: h.Tokens,

@@ -80,26 +80,79 @@ type digest struct {
 // allow discards, which an operator has to ask for when formatting.
 var flags = []string{"allow-discards", "same-cpu-crypt", "submit-from-crypt-cpus", "no-read-workqueue", "no-write-workqueue"}
 
-// read2 judges the primary LUKS2 header.
+// read2 judges the LUKS2 header: its first copy, or the second where the first is
+// damaged, as after a loss of power while it was written (LUKS2 On-Disk Format,
+// 2.1).
 func read2(r io.ReaderAt, size int64, b []byte) (*Header, error) {
-	be := binary.BigEndian
-	hdrSize := int64(be.Uint64(b[8:]))
-	if hdrSize < 16<<10 || hdrSize > maxHeaderBytes || hdrSize&(hdrSize-1) != 0 {
-		return nil, fmt.Errorf("%w: header size of %d bytes", ErrRefused, hdrSize)
+	area, damage := primary(r, size, int64(binary.BigEndian.Uint64(b[8:])))
+	if errors.Is(damage, ErrRefused) {
+		second, err := secondary(r, size)
+		if err != nil {
+			return nil, err
+		}
+		if second == nil {
+			return nil, damage
+		}
+		area, damage = part{0, second}, fmt.Errorf("the first copy of the header is damaged, the second one was used: %w", damage)
+	} else if damage != nil {
+		return nil, damage
+	}
+	h, err := judge2(r, size, area)
+	if h != nil {
+		h.Damage = damage
+	}
+	return h, err
+}
+
+// primary reads the copy at the start.
+func primary(r io.ReaderAt, size, hdrSize int64) (part, error) {
+	if hdrSize < minHeaderBytes || hdrSize > maxHeaderBytes || hdrSize&(hdrSize-1) != 0 {
+		return part{}, fmt.Errorf("%w: header size of %d bytes", ErrRefused, hdrSize)
 	}
 	if hdrSize > size {
-		return nil, fmt.Errorf("%w: header of %d bytes on a device of %d: truncated", ErrRefused, hdrSize, size)
+		return part{}, fmt.Errorf("%w: header of %d bytes on a device of %d: truncated", ErrRefused, hdrSize, size)
 	}
 	area, err := readPart(r, 0, hdrSize)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, fmt.Errorf("%w: truncated", ErrRefused)
+		return part{}, fmt.Errorf("%w: truncated", ErrRefused)
 	}
 	if err != nil {
-		return nil, err
+		return part{}, err
 	}
-	if err := checksum(area.data); err != nil {
-		return nil, err
+	return area, checksum(area.data)
+}
+
+// secondary looks for a whole second copy at each place that the format allows,
+// and returns it as it would be at the start; nil when there is none. It lies
+// where the first one ends.
+func secondary(r io.ReaderAt, size int64) ([]byte, error) {
+	be := binary.BigEndian
+	for at := int64(minHeaderBytes); at <= maxHeaderBytes && at <= size-at; at *= 2 {
+		area, err := readPart(r, at, 4096)
+		if err != nil {
+			return nil, err
+		}
+		b := area.data
+		if !bytes.HasPrefix(b, []byte("SKUL\xba\xbe\x00\x02")) || int64(be.Uint64(b[8:])) != at || int64(be.Uint64(b[256:])) != at {
+			continue
+		}
+		if area, err = readPart(r, at, at); err != nil {
+			return nil, err
+		}
+		if b = area.data; checksum(b) != nil {
+			continue
+		}
+		copy(b, "LUKS")
+		be.PutUint64(b[256:], 0)
+		copy(b[448:], sumOf(b))
+		return b, nil
 	}
+	return nil, nil
+}
+
+func judge2(r io.ReaderAt, size int64, area part) (*Header, error) {
+	be := binary.BigEndian
+	hdrSize := int64(len(area.data))
 	text := area.data[4096:]
 	end := bytes.IndexByte(text, 0)
 	if end < 0 {
@@ -147,14 +200,18 @@ func checksum(area []byte) error {
 	if alg := cString(area[72:104]); alg != "sha256" {
 		return fmt.Errorf("%w: checksum by %q, want sha256", ErrRefused, alg)
 	}
+	if !bytes.Equal(sumOf(area), area[448:480]) {
+		return fmt.Errorf("%w: the header's checksum is wrong (damaged or truncated)", ErrRefused)
+	}
+	return nil
+}
+
+func sumOf(area []byte) []byte {
 	sum := sha256.New()
 	sum.Write(area[:448])
 	sum.Write(make([]byte, 64))
 	sum.Write(area[512:])
-	if !bytes.Equal(sum.Sum(nil), area[448:480]) {
-		return fmt.Errorf("%w: the header's checksum is wrong (damaged or truncated)", ErrRefused)
-	}
-	return nil
+	return sum.Sum(nil)
 }
 
 func (f *faults) checkConfig(m metadata) {

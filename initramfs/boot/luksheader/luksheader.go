@@ -33,6 +33,7 @@ const (
 	maxIterations  = 50_000_000 // PBKDF2
 	maxSlots       = 32
 	maxSaltBytes   = 256
+	minHeaderBytes = 16 << 10
 	maxHeaderBytes = 4 << 20
 	stripes        = 4000
 )
@@ -44,6 +45,7 @@ type Header struct {
 	Label   string
 	Slots   []Slot // cheapest first: the order in which to try them
 	Tokens  []Token
+	Damage  error // of the first of LUKS2's two copies; nil: there is none
 
 	parts []part // what Copy writes
 }

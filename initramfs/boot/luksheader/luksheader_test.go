@@ -9,9 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/anatol/luks.go"
 )
 
 const volumeBytes = 20 << 20
@@ -227,8 +230,9 @@ func TestReadRefusesBinary(t *testing.T) {
 		{"nothing", v2, func(b []byte) []byte { return nil }, ErrNotLUKS, "less than"},
 		{"version 3", v2, func(b []byte) []byte { b[7] = 3; return b }, ErrRefused, "version 3"},
 		{"truncated", v2, func(b []byte) []byte { return b[:8192] }, ErrRefused, "truncated"},
-		{"wiped half", v2, func(b []byte) []byte { clear(b[8192:16384]); b[4200]++; return b }, ErrRefused, "checksum is wrong"},
-		{"4 GiB of header", v2, func(b []byte) []byte { binary.BigEndian.PutUint64(b[8:], 4<<30); return b }, ErrRefused, "header size"},
+		{"wiped half, and no second copy", v2, func(b []byte) []byte { clear(b[8192:16385]); b[4200]++; return b }, ErrRefused, "checksum is wrong"},
+		{"both copies damaged", v2, func(b []byte) []byte { b[4200]++; b[16384+4200]++; return b }, ErrRefused, "checksum is wrong"},
+		{"4 GiB of header, and no second copy", v2, func(b []byte) []byte { b[16384] = 0; binary.BigEndian.PutUint64(b[8:], 4<<30); return b }, ErrRefused, "header size"},
 		{"no end of JSON", v2, func(b []byte) []byte { copy(b[4096:16384], bytes.Repeat([]byte(" "), 12288)); return sum(b) }, ErrRefused, "does not end"},
 		{"no JSON", v2, func(b []byte) []byte { b[4096] = '}'; return sum(b) }, ErrRefused, "metadata: "},
 		{"UUID", v2, func(b []byte) []byte { copy(b[168:], "../../etc/passwd\x00"); return sum(b) }, ErrRefused, "UUID \"../../etc/passwd\" is none"},
@@ -247,6 +251,53 @@ func TestReadRefusesBinary(t *testing.T) {
 		if !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: Read = %v, want %v with %q", c.name, err, c.kind, c.want)
 		}
+	}
+}
+
+// TestReadSecondCopy: what a loss of power does to the first copy of the header
+// while it is written does not lose the volume. cryptsetup reads the copy that
+// luks.go gets.
+func TestReadSecondCopy(t *testing.T) {
+	for name, damage := range map[string]func([]byte){
+		"half of the JSON": func(b []byte) { clear(b[8192:16384]); b[4200]++ },
+		"checksum":         func(b []byte) { b[448]++ },
+		"size":             func(b []byte) { binary.BigEndian.PutUint64(b[8:], 4<<30) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := format(t, v2...)
+			want, err := Read(bytes.NewReader(data), int64(len(data)))
+			if err != nil || want.Damage != nil {
+				t.Fatalf("Read = %v, damage %v", err, want.Damage)
+			}
+			damage(data)
+			h, err := Read(bytes.NewReader(data), int64(len(data)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h.Damage == nil || !strings.Contains(h.Damage.Error(), "the second one was used") {
+				t.Errorf("Read says of the damage: %v", h.Damage)
+			}
+			if h.UUID != want.UUID || !slices.Equal(h.Slots, want.Slots) {
+				t.Errorf("Read = %+v from the second copy, want %+v", h, want)
+			}
+			file := filepath.Join(t.TempDir(), "header")
+			f, err := os.Create(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(h.Copy(f), f.Truncate(volumeBytes), f.Close()); err != nil {
+				t.Fatal(err)
+			}
+			out, err := exec.Command("cryptsetup", "luksUUID", file).CombinedOutput()
+			if err != nil || strings.TrimSpace(string(out)) != want.UUID {
+				t.Errorf("cryptsetup luksUUID of the copy: %v, %s", err, out)
+			}
+			if d, err := luks.OpenWithHeader(file, file); err != nil {
+				t.Errorf("luks.go does not read the copy: %v", err)
+			} else {
+				d.Close()
+			}
+		})
 	}
 }
 
