@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -67,6 +68,13 @@ func PatchExt4(ctx context.Context, log *slog.Logger, image, work string, p Patc
 	}
 	if err := faults(said.String()); err != nil {
 		return fmt.Errorf("debugfs %s: %w", image, err)
+	}
+	// Not by debugfs, which leaves the copies of the superblock as they are: e2fsck
+	// would find them to differ, and the machine would check, mend and start again on
+	// its first boot. Checksums do not depend on it: WriteExt4 gave them a seed of
+	// their own.
+	if err := command.Start(ctx, log, command.Spec{Argv: []string{"tune2fs", "-U", p.UUID, image}, Env: env, Stdout: io.Discard}); err != nil {
+		return err
 	}
 	return zeroFree(ctx, log, image)
 }
@@ -151,8 +159,6 @@ func (p Patch) script(work string) (*bytes.Buffer, error) {
 			fmt.Fprintf(out, "sif %s links_count %d\n", at, m.Names)
 		}
 	}
-	// Checksums do not depend on it: WriteExt4 gave them a seed of their own.
-	fmt.Fprintf(out, "ssv uuid %s\n", p.UUID)
 	for line := range bytes.Lines(out.Bytes()) {
 		if bytes.ContainsAny(line[:len(line)-1], "\x00\r") {
 			return nil, fmt.Errorf("%q: a name that debugfs cannot be told", line)
@@ -166,7 +172,7 @@ func (p Patch) script(work string) (*bytes.Buffer, error) {
 
 // lines is how many lines script has if no name has a line feed.
 func (p Patch) lines() int {
-	n, folder := len(p.Remove)+1, ""
+	n, folder := len(p.Remove), ""
 	for _, m := range p.Make {
 		if !m.Exists {
 			if n++; path.Dir(m.Path) != folder {

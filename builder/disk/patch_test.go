@@ -73,6 +73,14 @@ func TestPatchExt4(t *testing.T) {
 	if bytes.Contains(images[0], secret[:60]) {
 		t.Error("what was removed is still in the image")
 	}
+	// As on each boot: it must find nothing to look for, and say "clean" of a system
+	// that is large enough to have a copy of its superblock.
+	if out := run(t, "dumpe2fs", image); !strings.Contains(out, "Backup superblock at") {
+		t.Fatalf("the file system has no copy of its superblock: %s", out)
+	}
+	if out := run(t, "e2fsck", "-p", image); !strings.Contains(out, ": clean, ") {
+		t.Errorf("e2fsck -p: %s", out)
+	}
 	run(t, "e2fsck", "-fn", image)
 	if out := run(t, "blkid", "-p", image); !strings.Contains(out, `UUID="`+otherUUID+`"`) {
 		t.Errorf("blkid: %s", out)

@@ -61,7 +61,7 @@ var programs = []struct {
 	bios      bool
 }{
 	{"mmdebstrap", "mmdebstrap", Build, false}, {"tar", "tar", Build, false}, {"find", "findutils", Build, false}, {"mount", "mount", Build, false},
-	{"unshare", "util-linux", Build, false}, {"mke2fs", "e2fsprogs", Build, false}, {"dumpe2fs", "e2fsprogs", Build, false}, {"debugfs", "e2fsprogs", Build, false},
+	{"unshare", "util-linux", Build, false}, {"mke2fs", "e2fsprogs", Build, false}, {"dumpe2fs", "e2fsprogs", Build, false}, {"debugfs", "e2fsprogs", Build, false}, {"tune2fs", "e2fsprogs", Build, false},
 	{"mkfs.vfat", "dosfstools", Build, false}, {"mmd", "mtools", Build, false}, {"mcopy", "mtools", Build, false}, {"qemu-img", "qemu-utils", Build, false},
 	{"syslinux", "syslinux", Build, true},
 	{"dnf", "dnf", Some, false}, {"rpm", "rpm", Some, false}, // images of rpm releases
