@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"ward/initramfs/boot/cmdline"
@@ -180,4 +181,23 @@ func TestJobSurvivesAPanic(t *testing.T) {
 	if err := j.wait(); err == nil || !strings.Contains(err.Error(), "modules: init is broken: broken") {
 		t.Errorf("wait() = %v, want an error that says so", err)
 	}
+}
+
+// A volume's time begins when root is there, however long that takes.
+func TestAfterRoot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{rooted: &job{done: make(chan struct{})}}
+		began := time.Now()
+		ctx, cancel := m.afterRoot(15 * time.Second)
+		defer cancel()
+		time.Sleep(50 * time.Second)
+		if ctx.Err() != nil {
+			t.Fatalf("the wait for a volume ended %s after the start, without root", time.Since(began))
+		}
+		close(m.rooted.done)
+		<-ctx.Done()
+		if took := time.Since(began); took != 65*time.Second {
+			t.Errorf("the wait ended after %s, want 15 s after root, which took 50 s", took)
+		}
+	})
 }
