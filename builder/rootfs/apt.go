@@ -1,11 +1,9 @@
 package rootfs
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -64,25 +62,7 @@ func (apt) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, 
 	argv = append(argv, "--dpkgopt=path-include=/usr/share/doc/*/copyright", s.Release.Codename, tar)
 	argv = append(argv, s.Mirrors...)
 
-	read, write := io.Pipe()
-	said := make(chan []string)
-	go func() {
-		var lines []string
-		in := bufio.NewScanner(read)
-		in.Buffer(nil, 1<<20)
-		for in.Scan() {
-			lines = append(lines, in.Text())
-			note(in.Text())
-		}
-		io.Copy(io.Discard, read) // a line over 1 MiB must not stop the program
-		said <- lines
-	}()
-	err = command.Start(ctx, log, command.Spec{
-		Argv: argv, Stdout: write, Stderr: write,
-		Env: append(os.Environ(), "SOURCE_DATE_EPOCH="+strconv.FormatInt(s.Epoch, 10), "LC_ALL=C"),
-	})
-	write.Close()
-	lines := <-said
+	lines, err := listen(ctx, log, argv, []string{"SOURCE_DATE_EPOCH=" + strconv.FormatInt(s.Epoch, 10)}, note)
 	if err == nil {
 		return nil
 	}

@@ -1,11 +1,9 @@
 package rootfs
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -180,7 +178,7 @@ func (d dnf) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string
 		return err
 	}
 	argv := append(namespace(), "sh", "-euc", makeTree, "dnf", work, tar, strconv.FormatInt(s.Epoch, 10), s.Release.Version, s.Release.RPMDB, s.Release.RPMDBFormat)
-	lines, err := listen(ctx, log, append(argv, s.Packages...), note)
+	lines, err := listen(ctx, log, append(argv, s.Packages...), nil, note)
 	switch {
 	case err == nil:
 		return nil
@@ -201,26 +199,6 @@ func namespace() []string {
 		argv = append(argv, "--user", "--map-root-user", "--map-auto")
 	}
 	return append(argv, "--")
-}
-
-// listen runs a program and returns the lines that it says.
-func listen(ctx context.Context, log *slog.Logger, argv []string, note func(string)) ([]string, error) {
-	read, write := io.Pipe()
-	said := make(chan []string)
-	go func() {
-		var lines []string
-		in := bufio.NewScanner(read)
-		in.Buffer(nil, 1<<20)
-		for in.Scan() {
-			lines = append(lines, in.Text())
-			note(in.Text())
-		}
-		io.Copy(io.Discard, read) // a line over 1 MiB must not stop the program
-		said <- lines
-	}()
-	err := command.Start(ctx, log, command.Spec{Argv: argv, Stdout: write, Stderr: write, Env: append(os.Environ(), "LC_ALL=C")})
-	write.Close()
-	return <-said, err
 }
 
 // index looks for a repository's index and tells whether it is signed: dnf must
