@@ -13,7 +13,6 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // blockSize is the size of the pieces in which images are compared and compressed:
@@ -266,16 +265,12 @@ func expand(z *zstd.Decoder, packed, into []byte) ([]byte, error) {
 func dataBlocks(f *os.File, size int64) ([]bool, error) {
 	data := make([]bool, (size+blockSize-1)/blockSize)
 	for at := int64(0); at < size; {
-		start, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) { // only a hole is left
+		start, end, err := nextData(f, at)
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("seek data: %w", err)
-		}
-		end, err := unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
-		if err != nil {
-			return nil, fmt.Errorf("seek hole: %w", err)
+			return nil, err
 		}
 		for i := start / blockSize; i*blockSize < end && i < int64(len(data)); i++ {
 			data[i] = true

@@ -14,7 +14,6 @@ import (
 	diskfs "github.com/diskfs/go-diskfs"
 	"github.com/diskfs/go-diskfs/partition/gpt"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"ward/initramfs/handoff"
 )
@@ -209,16 +208,12 @@ func copySparse(f *os.File, offset int64, from string) error {
 	}
 	defer src.Close()
 	for at := int64(0); ; {
-		start, err := unix.Seek(int(src.Fd()), at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) { // no data after at
+		start, end, err := nextData(src, at)
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("seek data: %w", err)
-		}
-		end, err := unix.Seek(int(src.Fd()), start, unix.SEEK_HOLE)
-		if err != nil {
-			return fmt.Errorf("seek hole: %w", err)
+			return err
 		}
 		if _, err := src.Seek(start, io.SeekStart); err != nil {
 			return err

@@ -218,16 +218,12 @@ func zeroFree(ctx context.Context, log *slog.Logger, image string) error {
 // zeroRange writes zeros where a range of a file has data; holes stay holes.
 func zeroRange(f *os.File, from, to int64) error {
 	for from < to {
-		start, err := unix.Seek(int(f.Fd()), from, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) || err == nil && start >= to {
+		start, end, err := nextData(f, from)
+		if errors.Is(err, io.EOF) || err == nil && start >= to {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("seek data: %w", err)
-		}
-		end, err := unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
-		if err != nil {
-			return fmt.Errorf("seek hole: %w", err)
+			return err
 		}
 		for from = start; from < min(end, to); {
 			n := min(int64(blockSize), min(end, to)-from)
