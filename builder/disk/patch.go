@@ -100,6 +100,9 @@ func faults(said string) error {
 
 // script are the commands of the patch for debugfs(8).
 func (p Patch) script(work string) (*bytes.Buffer, error) {
+	if err := p.names(work); err != nil {
+		return nil, err
+	}
 	out := &bytes.Buffer{}
 	for _, r := range p.Remove {
 		verb := "rm"
@@ -159,35 +162,25 @@ func (p Patch) script(work string) (*bytes.Buffer, error) {
 			fmt.Fprintf(out, "sif %s links_count %d\n", at, m.Names)
 		}
 	}
-	for line := range bytes.Lines(out.Bytes()) {
-		if bytes.ContainsAny(line[:len(line)-1], "\x00\r") {
-			return nil, fmt.Errorf("%q: a name that debugfs cannot be told", line)
-		}
-	}
-	if n := bytes.Count(out.Bytes(), []byte("\n")); n != p.lines() {
-		return nil, fmt.Errorf("a name with a line feed, which debugfs cannot be told: %d commands, want %d", n, p.lines())
-	}
 	return out, nil
 }
 
-// lines is how many lines script has if no name has a line feed.
-func (p Patch) lines() int {
-	n, folder := len(p.Remove), ""
+// names refuses what debugfs would take for the end of a command, or of a word.
+func (p Patch) names(work string) error {
+	all := []string{work}
+	for _, r := range p.Remove {
+		all = append(all, r.Path)
+	}
 	for _, m := range p.Make {
-		if !m.Exists {
-			if n++; path.Dir(m.Path) != folder {
-				folder = path.Dir(m.Path)
-				n++
-			}
-		}
-		if m.SameAs == "" {
-			n += 6 + len(m.Gone) + len(m.Xattrs)
-			if m.Names > 1 {
-				n++
-			}
+		all = append(append(all, m.Path, m.Link, m.Source, m.SameAs), m.Gone...)
+		all = slices.AppendSeq(all, maps.Keys(m.Xattrs))
+	}
+	for _, name := range all {
+		if strings.ContainsAny(name, "\x00\r\n") {
+			return fmt.Errorf("%q: a name with a line feed, carriage return or NUL, which debugfs cannot be told", name)
 		}
 	}
-	return n
+	return nil
 }
 
 // quoted is a word as debugfs reads it: a double quote within is written twice.
