@@ -17,7 +17,7 @@ TOOLS := mmdebstrap:mmdebstrap qemu-img:qemu-utils mke2fs:e2fsprogs mkfs.vfat:do
 TEST_TOOLS := minisign:minisign /usr/lib/ipxe/qemu/efi-virtio.rom:ipxe-qemu qemu-system-x86_64:qemu-system-x86 /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf sgdisk:gdisk sfdisk:fdisk objcopy:binutils swtpm:swtpm sbverify:sbsigntool cert-to-efi-sig-list:efitools softhsm2-util:softhsm2 /usr/lib/x86_64-linux-gnu/engines-3/libpkcs11.so:libengine-pkcs11-openssl \
 	/usr/libexec/tangd:tang clevis-luks-bind:clevis-luks swtpm_setup:swtpm-tools ssh-keygen:openssh-client zstd:zstd cpio:cpio bsdtar:libarchive-tools systemd-analyze:systemd ip:iproute2 \
 	sshd:openssh-server restic:restic rsyslogd:rsyslog /usr/lib/x86_64-linux-gnu/rsyslog/lmnsd_ossl.so:rsyslog-openssl /usr/lib/x86_64-linux-gnu/rsyslog/imrelp.so:rsyslog-relp \
-	dnf:dnf rpmbuild:rpm createrepo_c:createrepo-c man:man-db /usr/lib/systemd/boot/efi/linuxx64.efi.stub:systemd-boot-efi
+	dnf:dnf rpmbuild:rpm createrepo_c:createrepo-c gpg:gpg gpg-agent:gpg-agent gpgconf:gpgconf man:man-db /usr/lib/systemd/boot/efi/linuxx64.efi.stub:systemd-boot-efi
 
 # What the tests of make qemu need beside: the browser that opens the reports.
 QEMU_TOOLS := chromium:chromium

@@ -56,9 +56,12 @@ posix.mkdir("/usr/bin")
 // keyring and a keyring with another key. "unsigned" is the one package that is not.
 func repository(t *testing.T) (dir, keyring, other string) {
 	t.Helper()
-	for _, name := range []string{"dnf", "rpmbuild", "rpmsign", "createrepo_c"} {
+	for _, name := range []string{"dnf", "rpmbuild", "rpmsign", "createrepo_c", "gpg", "gpg-agent"} {
 		if _, err := exec.LookPath(name); err != nil {
-			t.Skipf("%v\nhint: install dnf, rpm and createrepo-c", err)
+			if os.Getenv("QEMU_TESTS") == "require" {
+				t.Fatal(err)
+			}
+			t.Skipf("%v\nhint: install dnf, rpm, createrepo-c, gpg and gpg-agent", err)
 		}
 	}
 	home, err := os.MkdirTemp("", "ward-rpm-") // short: gpg-agent's socket is in it
