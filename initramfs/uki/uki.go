@@ -56,8 +56,14 @@ const (
 // initramfs to the kernel in place, and the kernel wants whole pages.
 const pageSize = 4096
 
-// maxPart bounds each part; a PE file holds 32 bit sizes and firmware far less.
-const maxPart = 1 << 30
+// Bounds of what is read and written. The PE format holds 32 bit sizes, and a
+// UKI has to fit in memory below 4 GiB; its loaders take up to 96 sections.
+const (
+	maxPart     = 1 << 30
+	maxImage    = 1 << 31 // bytes, of the file and of the image in memory
+	maxSections = 96
+	maxAlign    = 1 << 16 // of the file; PE Format: FileAlignment is a power of 2 of up to 64 KiB
+)
 
 // Write writes the UKI. The same parts give the same bytes.
 func Write(w io.Writer, p Parts) error {
@@ -69,6 +75,13 @@ func Write(w io.Writer, p Parts) error {
 	if err != nil {
 		return fmt.Errorf("uki: stub: %w", err)
 	}
+	total := int64(max(table.lastVA, table.lastByte))
+	for _, s := range sections {
+		total += int64(len(s.data)) + pageSize + maxAlign
+	}
+	if total > maxImage {
+		return fmt.Errorf("uki: the parts have %d bytes together, more than %d", total, int64(maxImage))
+	}
 	le := binary.LittleEndian
 	opt := head[table.optional:]
 	fileAlign := le.Uint32(opt[optFileAlign:])
@@ -78,6 +91,7 @@ func Write(w io.Writer, p Parts) error {
 	for i, s := range sections {
 		raw := align(uint32(len(s.data)), fileAlign)
 		h := head[table.end+i*sectionHeaderSize:][:sectionHeaderSize]
+		clear(h) // what a stub has behind its table is not ours
 		copy(h[:8], s.name)
 		le.PutUint32(h[8:], uint32(len(s.data)))
 		le.PutUint32(h[12:], va)
@@ -151,8 +165,11 @@ func open(stub []byte, n int) ([]byte, layout, error) {
 	if !ok {
 		return nil, layout{}, errors.New("is not a PE32+ file")
 	}
-	if len(f.Sections) == 0 || opt.FileAlignment == 0 || opt.SectionAlignment == 0 {
-		return nil, layout{}, errors.New("has no sections or no alignment")
+	if len(f.Sections) == 0 || len(f.Sections)+n > maxSections {
+		return nil, layout{}, fmt.Errorf("has %d sections, want 1 to %d", len(f.Sections), maxSections-n)
+	}
+	if !powerOfTwo(opt.FileAlignment) || !powerOfTwo(opt.SectionAlignment) || max(opt.FileAlignment, opt.SectionAlignment) > maxAlign {
+		return nil, layout{}, fmt.Errorf("has an alignment of %d in the file and %d in memory, want powers of 2 up to %d", opt.FileAlignment, opt.SectionAlignment, maxAlign)
 	}
 	if opt.NumberOfRvaAndSizes > 4 && opt.DataDirectory[4].Size != 0 {
 		return nil, layout{}, errors.New("is signed already: a UKI is signed as a whole, use the unsigned stub")
@@ -161,13 +178,13 @@ func open(stub []byte, n int) ([]byte, layout, error) {
 	l.pe = int(binary.LittleEndian.Uint32(stub[peOffsetAt:]))
 	l.optional = l.pe + optionalAt
 	l.end = l.optional + int(f.FileHeader.SizeOfOptionalHeader) + len(f.Sections)*sectionHeaderSize
-	for _, s := range f.Sections {
+	for i, s := range f.Sections {
+		if err := usable(s, stub[l.end-(len(f.Sections)-i)*sectionHeaderSize:], len(stub)); err != nil {
+			return nil, layout{}, fmt.Errorf("section %q %w", s.Name, err)
+		}
 		l.lastVA = max(l.lastVA, s.VirtualAddress+max(s.VirtualSize, s.Size))
 		if s.Size > 0 {
 			l.lastByte = max(l.lastByte, s.Offset+s.Size)
-		}
-		if int64(l.lastByte) > int64(len(stub)) {
-			return nil, layout{}, fmt.Errorf("section %s ends at byte %d of %d", s.Name, l.lastByte, len(stub))
 		}
 	}
 	l.lastByte = max(l.lastByte, opt.SizeOfHeaders)
@@ -177,6 +194,25 @@ func open(stub []byte, n int) ([]byte, layout, error) {
 	}
 	return bytes.Clone(stub[:room]), l, nil
 }
+
+// usable refuses a section that does not lie in a file of size bytes, or that
+// needs what lies behind the sections, which a UKI does not keep: relocations and
+// line numbers of an object file, a name in the string table ("/4").
+func usable(s *pe.Section, header []byte, size int) error {
+	switch {
+	case uint64(s.Offset)+uint64(s.Size) > uint64(size):
+		return fmt.Errorf("ends at byte %d of %d", uint64(s.Offset)+uint64(s.Size), size)
+	case uint64(s.VirtualAddress)+uint64(max(s.VirtualSize, s.Size)) > maxImage:
+		return fmt.Errorf("lies at %#x in memory, beyond %#x", s.VirtualAddress, uint32(maxImage))
+	case s.NumberOfRelocations > 0 || s.NumberOfLineNumbers > 0:
+		return errors.New("has relocations or line numbers, as in an object file")
+	case header[0] == '/':
+		return errors.New("has its name in the string table")
+	}
+	return nil
+}
+
+func powerOfTwo(n uint32) bool { return n > 0 && n&(n-1) == 0 }
 
 func align(n, to uint32) uint32 { return (n + to - 1) / to * to }
 

@@ -3,6 +3,7 @@ package uki
 import (
 	"bytes"
 	"debug/pe"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,6 +59,25 @@ func TestWriteKeepsEveryPart(t *testing.T) {
 	}
 }
 
+// What a stub has behind its section table does not get into our headers.
+func TestWriteClearsHeaders(t *testing.T) {
+	clean, dirty := parts(t), parts(t)
+	_, l, err := open(clean.Stub, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 * sectionHeaderSize {
+		dirty.Stub[l.end+i] = 0xff
+	}
+	var a, b bytes.Buffer
+	if err := errors.Join(Write(&a, clean), Write(&b, dirty)); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(a.Bytes(), b.Bytes()) {
+		t.Error("bytes behind the stub's section table changed the UKI")
+	}
+}
+
 // objcopy reads what we wrote: a second opinion on the section table.
 func TestObjcopyReadsIt(t *testing.T) {
 	p := parts(t)
@@ -90,6 +110,11 @@ func TestWriteRefuses(t *testing.T) {
 		"two lines":    {func(p *Parts) { p.Cmdline = "a\nb" }, "line feed"},
 		"not PE":       {func(p *Parts) { p.Stub = []byte("#!/bin/sh") }, "stub"},
 		"cut off":      {func(p *Parts) { p.Stub = p.Stub[:200] }, "stub"},
+		"an object":    {func(p *Parts) { p.Stub = section1(p.Stub, 32, 1) }, "has relocations or line numbers"},
+		"long name":    {func(p *Parts) { p.Stub = section1(p.Stub, 0, '/'|'4'<<8) }, "has its name in the string table"},
+		"past its end": {func(p *Parts) { p.Stub = section1(p.Stub, 20, 0xffffff00) }, "ends at byte"},
+		"high memory":  {func(p *Parts) { p.Stub = section1(p.Stub, 12, 0xfffff000) }, "beyond 0x80000000"},
+		"alignment":    {func(p *Parts) { p.Stub = bytes.Clone(p.Stub); le32(p.Stub, 0x80+optionalAt+optFileAlign, 3) }, "want powers of 2"},
 		"no room left": {func(p *Parts) { p.Stub = bytes.Clone(p.Stub); le32(p.Stub, 0x80+optionalAt+optHeadersSize, 0x2d0) }, "no room"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -101,6 +126,14 @@ func TestWriteRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// section1 returns the stub with a field of its first section's header set.
+func section1(stub []byte, field int, v uint32) []byte {
+	stub = bytes.Clone(stub)
+	size := int(stub[0x80+coffOptionalSize]) | int(stub[0x80+coffOptionalSize+1])<<8
+	le32(stub, 0x80+optionalAt+size+field, v)
+	return stub
 }
 
 func le32(b []byte, at int, v uint32) {
