@@ -152,6 +152,9 @@ func checkPath(p string) error {
 	if !slices.ContainsFunc(suffixes, func(s string) bool { return strings.HasSuffix(p, s) }) {
 		return fmt.Errorf("%q is not the file of a module", p)
 	}
+	if n := Name(p); n == "" || Name(n) != n { // ".ko", "a.ko.ko"
+		return fmt.Errorf("%q has no name of a module", p)
+	}
 	return nil
 }
 

@@ -93,6 +93,8 @@ func TestReadRefuses(t *testing.T) {
 		{"modules.dep", "kernel/a.ko: ../../etc/passwd\n", "not a path below"},
 		{"modules.dep", "/etc/a.ko:\n", "not a path below"},
 		{"modules.dep", "kernel/a.sh:\n", "not the file of a module"},
+		{"modules.dep", "kernel/.ko.xz:\n", "has no name of a module"},
+		{"modules.dep", "kernel/a.ko.ko:\n", "has no name of a module"},
 		{"modules.softdep", "nonsense\n", "line 1: want softdep"},
 		{"modules.alias", "alias x\n", "line 1: want alias"},
 	} {
