@@ -2,10 +2,12 @@ package control_test
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,6 +55,56 @@ func TestRocky(t *testing.T) {
 	}
 	if n == 0 {
 		t.Error("looked at nothing")
+	}
+}
+
+// TestPendingDNF asks machines of several ages for the security updates that wait.
+func TestPendingDNF(t *testing.T) {
+	const now, day = 1_800_000_000, 24 * 3600
+	const (
+		stat  = "stat --format=%Y %n /etc/machine-id /var/lib/systemd/timers/stamp-dnf-automatic.timer"
+		list  = "dnf --quiet --cacheonly updateinfo list --security"
+		waits = "RLSA-2026:1 Important/Sec. openssl-libs-1:3.2.2-7.el9.x86_64\n"
+		good  = "no security update waits for more than a day"
+	)
+	at := func(n int, name string) string { return fmt.Sprintf("%d %s\n", n, name) }
+	id, stamp := "/etc/machine-id", "/var/lib/systemd/timers/stamp-dnf-automatic.timer"
+	r := distro.All[slices.IndexFunc(distro.All, func(r distro.Release) bool { return r.Format == "rpm" })]
+	p := hipaa(t)
+	settings := control.Updates(p, r).Settings
+	pending := settings[slices.IndexFunc(settings, func(s control.Setting) bool { return s.Name() == "pending" })]
+	for _, c := range []struct {
+		name, stat, fetched string
+		list                *controltest.Output // nil: is not asked
+		want, fault         string
+	}{
+		{name: "first boot", stat: at(now-60, id) + at(now-60, stamp), want: good},
+		{name: "never fetched", stat: at(now-3*day, id) + at(now-3600, stamp), want: "what there is was last fetched 72 hours ago"},
+		{name: "up to date", stat: at(now-9*day, id) + at(now-3600, stamp), fetched: fmt.Sprintf("%d.25\n%d.5\n", now-3*day, now-3600), list: &controltest.Output{}, want: good},
+		{name: "new", stat: at(now-9*day, id) + at(now-3600, stamp), fetched: fmt.Sprintf("%d.25\n", now-60), list: &controltest.Output{Stdout: waits}, want: good},
+		{name: "waits", stat: at(now-9*day, id) + at(now-2*day, stamp), fetched: fmt.Sprintf("%d.25\n", now-60), list: &controltest.Output{Stdout: waits}, want: "1 security updates wait: openssl-libs-1:3.2.2-7.el9.x86_64"},
+		{name: "old", stat: at(now-9*day, id) + at(now-3600, stamp), fetched: fmt.Sprintf("%d.25\n", now-3*day), list: &controltest.Output{}, want: "what there is was last fetched 72 hours ago"},
+		{name: "no age", stat: at(now-3600, stamp), fault: "age is not known"},
+		{name: "dnf fails", stat: at(now-60, id), fetched: fmt.Sprintf("%d\n", now-60), list: &controltest.Output{Exit: 1}, fault: "exit status 1"},
+		{name: "find", stat: at(now-60, id), fetched: "yesterday\n", fault: `find printed "yesterday`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			answers := controltest.Outputs{
+				"date +%s": {Stdout: fmt.Sprintf("%d\n", now)}, stat: {Stdout: c.stat, Exit: 1},
+				`sh -c eval "$(cat)" dnf's cache`: {Stdout: c.fetched},
+			}
+			if c.list != nil {
+				answers[list] = *c.list
+			}
+			got, err := pending.Check(t.Context(), answers.Machine(r, p, nil))
+			if c.fault != "" {
+				if err == nil || !strings.Contains(err.Error(), c.fault) {
+					t.Errorf("check says %q, %v, want an error with %q", got, err, c.fault)
+				}
+			} else if err != nil || got != c.want {
+				t.Errorf("check says %q, %v, want %q", got, err, c.want)
+			}
+		})
 	}
 }
 

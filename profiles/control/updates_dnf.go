@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -79,11 +80,17 @@ func dnfSettings(u profiles.Updates) []Setting {
 	}})
 }
 
-// dnfStamp is written by each start of dnf's timer (systemd.timer(5), Persistent=).
+// dnfFetched prints when each repository's index was last fetched or found to be
+// current, in seconds since 1970: dnf sets the time of its copy (dnf.conf(5),
+// cachedir, metadata_expire). Nothing is printed where none was ever fetched.
+const dnfFetched = `[ ! -d /var/cache/dnf ] || find /var/cache/dnf -path '*/repodata/repomd.xml' -printf '%T@\n'`
+
+// dnfStamp is written by each start of dnf's timer (systemd.timer(5), Persistent=),
+// and when there is a timer for the first time: alone it does not show a run.
 const dnfStamp = "/var/lib/systemd/timers/stamp-dnf-automatic.timer"
 
 // checkPendingDNF asks dnf, from its cache, which security updates it would
-// install, and since when nobody did.
+// install, and since when it could not have known of them.
 func checkPendingDNF(ctx context.Context, m *Machine, unattended bool) (string, error) {
 	now, err := clock(ctx, m)
 	if err != nil {
@@ -97,16 +104,27 @@ func checkPendingDNF(ctx context.Context, m *Machine, unattended bool) (string, 
 	if !ok {
 		return "", fmt.Errorf("%s is not there, so the machine's age is not known", machineStamp)
 	}
-	age := now.Sub(time.Unix(max(stamps[dnfStamp], born), 0))
-	var faults []string
-	if unattended && age > listsTooOld {
-		faults = append(faults, fmt.Sprintf("dnf-automatic last ran %.0f hours ago", age.Hours()))
+	out, err := script(ctx, m, "dnf's cache", dnfFetched)
+	if err != nil {
+		return "", err
 	}
-	if _, never := stamps[dnfStamp]; !never && age <= listsTooOld {
+	last := born
+	for line := range strings.Lines(out) {
+		whole, _, _ := strings.Cut(strings.TrimSpace(line), ".")
+		at, err := strconv.ParseInt(whole, 10, 64)
+		if err != nil {
+			return "", fmt.Errorf("find printed %q", line)
+		}
+		last = max(last, at)
+	}
+	var faults []string
+	if age := now.Sub(time.Unix(last, 0)); unattended && age > listsTooOld {
+		faults = append(faults, fmt.Sprintf("what there is was last fetched %.0f hours ago", age.Hours()))
+	}
+	if out == "" {
 		return orFaults(faults, noPending), nil // nothing was fetched yet that dnf could answer from
 	}
-	out, err := m.Run(ctx, "dnf", "--quiet", "--cacheonly", "updateinfo", "list", "--security")
-	if err != nil {
+	if out, err = m.Run(ctx, "dnf", "--quiet", "--cacheonly", "updateinfo", "list", "--security"); err != nil {
 		return "", err
 	}
 	var pending []string
@@ -115,7 +133,7 @@ func checkPendingDNF(ctx context.Context, m *Machine, unattended bool) (string, 
 			pending = append(pending, f[2])
 		}
 	}
-	if len(pending) > 0 && age > waitsTooLong {
+	if len(pending) > 0 && now.Sub(time.Unix(max(stamps[dnfStamp], born), 0)) > waitsTooLong {
 		faults = append(faults, fmt.Sprintf("%d security updates wait: %s", len(pending), strings.Join(pending, " ")))
 	}
 	return orFaults(faults, noPending), nil

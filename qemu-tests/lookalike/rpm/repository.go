@@ -275,8 +275,11 @@ It is made for tests.
 		default:
 			b.WriteString("Requires(pre): filesystem glibc\n")
 		}
-		if name == "bash" {
+		switch name {
+		case "bash":
 			b.WriteString("Provides: /bin/sh\n")
+		case "rocky-release": // by which dnf knows $releasever
+			b.WriteString("Provides: system-release = 9.6\nProvides: system-release(releasever) = 9\n")
 		}
 		fmt.Fprintf(&b, "%%description -n %s\nIt is made of Debian's files.\n", name)
 	}
