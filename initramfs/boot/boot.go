@@ -26,8 +26,10 @@ const (
 	sysroot = "/sysroot"
 	// rootTimeout is how long the partition of root is waited for, volumeTimeout how
 	// long one of PHI is, from when root is there. A USB disk takes 5 s, a SAN may
-	// take 20.
-	rootTimeout   = 60 * time.Second
+	// take 20, and 90 s is how long systemd waits for a device (systemd-system.conf(5),
+	// DefaultDeviceTimeoutSec=): a virtual machine whose host is busy has been seen to
+	// take more than 60.
+	rootTimeout   = 90 * time.Second
 	volumeTimeout = 15 * time.Second
 )
 
