@@ -49,8 +49,7 @@ func newKeyBench(t *testing.T) *keyBench {
 	}
 	c := shared.fixture.VM(i)
 	c.Image, c.Key = shared.disk, b.device
-	c.Firmware, c.Kernel, c.Initrd, c.Append = "direct", filepath.Join(i.Dir, "vmlinuz"), filepath.Join(i.Dir, "initramfs.img"), strings.ReplaceAll(i.Manifest.Cmdline, "loglevel=5", "loglevel=7")
-	b.m, b.f = start(t, c), shared.fixture
+	b.m, b.f = start(t, withoutFirmware(c, i)), shared.fixture
 	if said := b.init(t); said != "is open" { // read now, so that no cut finds this line
 		t.Fatalf("before the first cut the volume %s", said)
 	}
