@@ -176,6 +176,9 @@ func open(stub []byte, n int) ([]byte, layout, error) {
 	}
 	var l layout
 	l.pe = int(binary.LittleEndian.Uint32(stub[peOffsetAt:]))
+	if l.pe < peOffsetAt+4 {
+		return nil, layout{}, fmt.Errorf("has its PE header at byte %d, within the DOS header", l.pe)
+	}
 	l.optional = l.pe + optionalAt
 	l.end = l.optional + int(f.FileHeader.SizeOfOptionalHeader) + len(f.Sections)*sectionHeaderSize
 	for i, s := range f.Sections {

@@ -114,6 +114,7 @@ func TestWriteRefuses(t *testing.T) {
 		"long name":    {func(p *Parts) { p.Stub = section1(p.Stub, 0, '/'|'4'<<8) }, "has its name in the string table"},
 		"past its end": {func(p *Parts) { p.Stub = section1(p.Stub, 20, 0xffffff00) }, "ends at byte"},
 		"high memory":  {func(p *Parts) { p.Stub = section1(p.Stub, 12, 0xfffff000) }, "beyond 0x80000000"},
+		"early header": {func(p *Parts) { p.Stub = early(p.Stub) }, "within the DOS header"},
 		"alignment":    {func(p *Parts) { p.Stub = bytes.Clone(p.Stub); le32(p.Stub, 0x80+optionalAt+optFileAlign, 3) }, "want powers of 2"},
 		"no room left": {func(p *Parts) { p.Stub = bytes.Clone(p.Stub); le32(p.Stub, 0x80+optionalAt+optHeadersSize, 0x2d0) }, "no room"},
 	} {
@@ -133,6 +134,16 @@ func section1(stub []byte, field int, v uint32) []byte {
 	stub = bytes.Clone(stub)
 	size := int(stub[0x80+coffOptionalSize]) | int(stub[0x80+coffOptionalSize+1])<<8
 	le32(stub, 0x80+optionalAt+size+field, v)
+	return stub
+}
+
+// early returns the stub with its PE header at byte 4, so that its alignment in
+// memory is also where that header is.
+func early(stub []byte) []byte {
+	stub = append(bytes.Clone(stub[:4]), stub[0x80:]...)
+	le32(stub, peOffsetAt, 4)
+	le32(stub, 4+coffSymbols, 0)
+	le32(stub, 4+coffSymbolCount, 0)
 	return stub
 }
 
