@@ -275,8 +275,8 @@ func (b *bake) controls(ctx context.Context) error {
 	target := &control.Target{
 		Phase: control.Bake, Root: b.root, Release: b.release, Profile: b.Profile, Log: b.log, Run: b.run,
 	}
-	if b.Profile.Controls.Fscrypt.Enabled && b.release.NoFscrypt {
-		b.log.Warn("the release has no fscrypt: its control is left out, PHI is encrypted by its volume alone", "release", b.release.Name(), "remedy", "set controls.fscrypt.enabled: false")
+	for _, id := range control.LeftOut(b.Profile, b.release) {
+		b.log.Warn("a control of the profile is left out: the release has no program for it", "control", id, "release", b.release.Name(), "remedy", "set controls."+id+".enabled: false")
 	}
 	for _, c := range control.Catalogue(b.Profile, b.release) {
 		if err := control.Apply(ctx, c, target); err != nil {

@@ -26,7 +26,7 @@ func TestLostMachines(t *testing.T) {
 	i := image(t)
 	direct := func(line string) func(*vm.Config) {
 		return func(c *vm.Config) {
-			c.Firmware, c.Kernel, c.Initrd = "direct", filepath.Join(i.Dir, "vmlinuz"), filepath.Join(i.Dir, "initramfs.img")
+			*c = withoutFirmware(*c, i)
 			c.Append = line
 		}
 	}

@@ -73,10 +73,9 @@ func TestSafeguards(t *testing.T) {
 	m.Close()
 
 	// Back again, by the URL of the kernel line.
-	c := f.VM(image(t))
-	c.Image, c.State, c.Ignition = shared.disk, state, ""
 	i := image(t)
-	c.Firmware, c.Kernel, c.Initrd = "direct", filepath.Join(i.Dir, "vmlinuz"), filepath.Join(i.Dir, "initramfs.img")
+	c := withoutFirmware(f.VM(i), i)
+	c.Image, c.State, c.Ignition = shared.disk, state, ""
 	address := serveHTTPS(t, f.Lab.CA, "/config.ign", compiled(everybody))
 	pin := sha256.Sum256(f.Lab.CA.Cert.Raw)
 	c.Append = i.Manifest.Cmdline + " ignition.config.url=https://" + address + "/config.ign ward.config.ca=sha256:" + hex.EncodeToString(pin[:])

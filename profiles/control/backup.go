@@ -240,17 +240,9 @@ func checkDrill(ctx context.Context, m *Machine) (string, error) {
 
 // machineAge is how long ago the machine's first boot was.
 func machineAge(ctx context.Context, m *Machine) (age time.Duration, now time.Time, err error) {
-	now, err = clock(ctx, m)
+	a, err := askAges(ctx, m)
 	if err != nil {
-		return 0, now, err
+		return 0, a.now, err
 	}
-	at, err := modified(ctx, m, machineStamp)
-	if err != nil {
-		return 0, now, err
-	}
-	born, ok := at[machineStamp]
-	if !ok {
-		return 0, now, fmt.Errorf("%s is not there, so the machine's age is not known", machineStamp)
-	}
-	return now.Sub(time.Unix(born, 0)), now, nil
+	return a.since(a.born), a.now, nil
 }

@@ -1,6 +1,8 @@
 package control
 
 import (
+	"slices"
+
 	"ward/images/distro"
 	"ward/profiles"
 )
@@ -32,8 +34,16 @@ func Catalogue(p *profiles.Profile, r distro.Release) []Control {
 	if p.Controls.MFA.Enabled {
 		all = append(all, MFA(p, r))
 	}
-	if p.Controls.Fscrypt.Enabled && !r.NoFscrypt {
+	if p.Controls.Fscrypt.Enabled && !slices.Contains(LeftOut(p, r), "fscrypt") {
 		all = append(all, Fscrypt(p, r))
 	}
 	return all
+}
+
+// LeftOut names what the profile asks for and the release has no program for.
+func LeftOut(p *profiles.Profile, r distro.Release) []string {
+	if p.Controls.Fscrypt.Enabled && r.NoFscrypt {
+		return []string{"fscrypt"}
+	}
+	return nil
 }

@@ -58,6 +58,21 @@ func TestRocky(t *testing.T) {
 	}
 }
 
+// TestLeftOut: what a release cannot have is named, and is not in the catalogue.
+func TestLeftOut(t *testing.T) {
+	for _, r := range distro.All {
+		for _, enabled := range []bool{true, false} {
+			p := hipaa(t)
+			p.Controls.Fscrypt.Enabled = enabled
+			out := slices.Contains(control.LeftOut(p, r), "fscrypt")
+			in := slices.ContainsFunc(control.Catalogue(p, r), func(c control.Control) bool { return c.ID == "fscrypt" })
+			if wantOut := enabled && r.Format == "rpm"; out != wantOut || in != (enabled && !wantOut) {
+				t.Errorf("%s with fscrypt %v: left out %v, in the catalogue %v", r.Name(), enabled, out, in)
+			}
+		}
+	}
+}
+
 // TestPendingDNF asks machines of several ages for the security updates that wait.
 func TestPendingDNF(t *testing.T) {
 	const now, day = 1_800_000_000, 24 * 3600
@@ -71,12 +86,11 @@ func TestPendingDNF(t *testing.T) {
 	id, stamp := "/etc/machine-id", "/var/lib/systemd/timers/stamp-dnf-automatic.timer"
 	r := distro.All[slices.IndexFunc(distro.All, func(r distro.Release) bool { return r.Format == "rpm" })]
 	p := hipaa(t)
-	settings := control.Updates(p, r).Settings
-	pending := settings[slices.IndexFunc(settings, func(s control.Setting) bool { return s.Name() == "pending" })]
 	for _, c := range []struct {
 		name, stat, fetched string
 		list                *controltest.Output // nil: is not asked
 		want, fault         string
+		byHand              bool // updates are not unattended
 	}{
 		{name: "first boot", stat: at(now-60, id) + at(now-60, stamp), want: good},
 		{name: "never fetched", stat: at(now-3*day, id) + at(now-3600, stamp), want: "what there is was last fetched 72 hours ago"},
@@ -84,11 +98,17 @@ func TestPendingDNF(t *testing.T) {
 		{name: "new", stat: at(now-9*day, id) + at(now-3600, stamp), fetched: fmt.Sprintf("%d.25\n", now-60), list: &controltest.Output{Stdout: waits}, want: good},
 		{name: "waits", stat: at(now-9*day, id) + at(now-2*day, stamp), fetched: fmt.Sprintf("%d.25\n", now-60), list: &controltest.Output{Stdout: waits}, want: "1 security updates wait: openssl-libs-1:3.2.2-7.el9.x86_64"},
 		{name: "old", stat: at(now-9*day, id) + at(now-3600, stamp), fetched: fmt.Sprintf("%d.25\n", now-3*day), list: &controltest.Output{}, want: "what there is was last fetched 72 hours ago"},
+		{name: "timer stopped", stat: at(now-9*day, id) + at(now-3*day, stamp), fetched: fmt.Sprintf("%d.25\n", now-60), list: &controltest.Output{}, want: "dnf-automatic last ran 72 hours ago"},
+		{name: "by hand", stat: at(now-9*day, id), fetched: fmt.Sprintf("%d.25\n", now-3*day), list: &controltest.Output{}, want: good, byHand: true},
+		{name: "by hand, never fetched", stat: at(now-3*day, id), want: "what there is was last fetched 72 hours ago", byHand: true},
 		{name: "no age", stat: at(now-3600, stamp), fault: "age is not known"},
 		{name: "dnf fails", stat: at(now-60, id), fetched: fmt.Sprintf("%d\n", now-60), list: &controltest.Output{Exit: 1}, fault: "exit status 1"},
 		{name: "find", stat: at(now-60, id), fetched: "yesterday\n", fault: `find printed "yesterday`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			p.Controls.Updates.Unattended = !c.byHand
+			settings := control.Updates(p, r).Settings
+			pending := settings[slices.IndexFunc(settings, func(s control.Setting) bool { return s.Name() == "pending" })]
 			answers := controltest.Outputs{
 				"date +%s": {Stdout: fmt.Sprintf("%d\n", now)}, stat: {Stdout: c.stat, Exit: 1},
 				`sh -c eval "$(cat)" dnf's cache`: {Stdout: c.fetched},

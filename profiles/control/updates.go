@@ -153,24 +153,15 @@ const (
 // checkPending asks apt what it would install, and since when nobody did. A
 // machine that is younger than a stamp may be is measured from its first boot.
 func checkPending(ctx context.Context, m *Machine, unattended bool) (string, error) {
-	now, err := clock(ctx, m)
+	a, err := askAges(ctx, m, listsStamp, upgradeStamp)
 	if err != nil {
 		return "", err
 	}
-	stamps, err := modified(ctx, m, machineStamp, listsStamp, upgradeStamp)
-	if err != nil {
-		return "", err
-	}
-	born, ok := stamps[machineStamp]
-	if !ok {
-		return "", fmt.Errorf("%s is not there, so the machine's age is not known", machineStamp)
-	}
-	since := func(stamp string) time.Duration { return now.Sub(time.Unix(max(stamps[stamp], born), 0)) }
 	var faults []string
-	if age := since(listsStamp); age > listsTooOld {
+	if age := a.since(a.stamps[listsStamp]); age > listsTooOld {
 		faults = append(faults, fmt.Sprintf("package lists were last renewed %.0f hours ago", age.Hours()))
 	}
-	if age := since(upgradeStamp); unattended && age > listsTooOld {
+	if age := a.since(a.stamps[upgradeStamp]); unattended && age > listsTooOld {
 		faults = append(faults, fmt.Sprintf("unattended-upgrade last ran %.0f hours ago", age.Hours()))
 	}
 	out, err := m.Run(ctx, "apt-get", "--simulate", "--quiet", "-o", "Debug::NoLocking=1", "dist-upgrade")
@@ -187,11 +178,36 @@ func checkPending(ctx context.Context, m *Machine, unattended bool) (string, err
 			pending = append(pending, f[1])
 		}
 	}
-	if len(pending) > 0 && since(upgradeStamp) > waitsTooLong {
+	if len(pending) > 0 && a.since(a.stamps[upgradeStamp]) > waitsTooLong {
 		faults = append(faults, fmt.Sprintf("%d security updates wait: %s", len(pending), strings.Join(pending, " ")))
 	}
 	return orFaults(faults, noPending), nil
 }
+
+// ages are the machine's time, its first boot and when stamps were written; times
+// are seconds since 1970.
+type ages struct {
+	now    time.Time
+	born   int64
+	stamps map[string]int64
+}
+
+func askAges(ctx context.Context, m *Machine, stamps ...string) (a ages, err error) {
+	if a.now, err = clock(ctx, m); err != nil {
+		return ages{}, err
+	}
+	if a.stamps, err = modified(ctx, m, append([]string{machineStamp}, stamps...)...); err != nil {
+		return ages{}, err
+	}
+	var ok bool
+	if a.born, ok = a.stamps[machineStamp]; !ok {
+		return ages{}, fmt.Errorf("%s is not there, so the machine's age is not known", machineStamp)
+	}
+	return a, nil
+}
+
+// since is how long ago that was, or the first boot when it came later.
+func (a ages) since(at int64) time.Duration { return a.now.Sub(time.Unix(max(at, a.born), 0)) }
 
 // clock is the machine's time.
 func clock(ctx context.Context, m *Machine) (time.Time, error) {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"ward/profiles"
 )
@@ -92,36 +91,31 @@ const dnfStamp = "/var/lib/systemd/timers/stamp-dnf-automatic.timer"
 // checkPendingDNF asks dnf, from its cache, which security updates it would
 // install, and since when it could not have known of them.
 func checkPendingDNF(ctx context.Context, m *Machine, unattended bool) (string, error) {
-	now, err := clock(ctx, m)
+	a, err := askAges(ctx, m, dnfStamp)
 	if err != nil {
 		return "", err
-	}
-	stamps, err := modified(ctx, m, machineStamp, dnfStamp)
-	if err != nil {
-		return "", err
-	}
-	born, ok := stamps[machineStamp]
-	if !ok {
-		return "", fmt.Errorf("%s is not there, so the machine's age is not known", machineStamp)
 	}
 	out, err := script(ctx, m, "dnf's cache", dnfFetched)
 	if err != nil {
 		return "", err
 	}
-	last := born
+	var fetched int64
 	for line := range strings.Lines(out) {
 		whole, _, _ := strings.Cut(strings.TrimSpace(line), ".")
 		at, err := strconv.ParseInt(whole, 10, 64)
 		if err != nil {
 			return "", fmt.Errorf("find printed %q", line)
 		}
-		last = max(last, at)
+		fetched = max(fetched, at)
 	}
 	var faults []string
-	if age := now.Sub(time.Unix(last, 0)); unattended && age > listsTooOld {
+	if age := a.since(fetched); age > listsTooOld && (unattended || fetched == 0) {
 		faults = append(faults, fmt.Sprintf("what there is was last fetched %.0f hours ago", age.Hours()))
 	}
-	if out == "" {
+	if age := a.since(a.stamps[dnfStamp]); unattended && age > listsTooOld {
+		faults = append(faults, fmt.Sprintf("dnf-automatic last ran %.0f hours ago", age.Hours()))
+	}
+	if fetched == 0 {
 		return orFaults(faults, noPending), nil // nothing was fetched yet that dnf could answer from
 	}
 	if out, err = m.Run(ctx, "dnf", "--quiet", "--cacheonly", "updateinfo", "list", "--security"); err != nil {
@@ -133,7 +127,7 @@ func checkPendingDNF(ctx context.Context, m *Machine, unattended bool) (string, 
 			pending = append(pending, f[2])
 		}
 	}
-	if len(pending) > 0 && now.Sub(time.Unix(max(stamps[dnfStamp], born), 0)) > waitsTooLong {
+	if len(pending) > 0 && a.since(a.stamps[dnfStamp]) > waitsTooLong {
 		faults = append(faults, fmt.Sprintf("%d security updates wait: %s", len(pending), strings.Join(pending, " ")))
 	}
 	return orFaults(faults, noPending), nil
