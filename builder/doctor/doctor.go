@@ -50,8 +50,10 @@ type Spec struct {
 	Output   string            // folder for images
 	Keyrings map[string]string // file -> package that has it
 	BIOS     bool              // an image starts under a BIOS
-	Machines []string          // processors of images that are not this host's, as uname(2) calls them: "aarch64"
-	Log      *slog.Logger
+
+	KeyringNeed Need     // what the keyrings are needed for: Build, or Some where each is one image's of many
+	Machines    []string // processors of images that are not this host's, as uname(2) calls them: "aarch64"
+	Log         *slog.Logger
 }
 
 // programs are what a build runs, with Debian's package of each.
@@ -91,7 +93,7 @@ func Checks(s Spec) []Check {
 		all = append(all, Check{"arch-test", Some, func(context.Context) (string, error) { return find("arch-test") }, "install arch-test"})
 	}
 	for file, pkg := range s.Keyrings {
-		all = append(all, Check{file, Build, func(context.Context) (string, error) { return present(file) }, "install " + pkg + ", or name another keyring in the image file (keyring: FILE)"})
+		all = append(all, Check{file, s.KeyringNeed, func(context.Context) (string, error) { return present(file) }, "install " + pkg + ", or name another keyring in the image file (keyring: FILE)"})
 	}
 	if os.Geteuid() != 0 {
 		all = append(all,

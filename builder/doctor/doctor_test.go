@@ -65,7 +65,7 @@ func TestRanges(t *testing.T) {
 // there when they are asked for.
 func TestChecks(t *testing.T) {
 	dir := t.TempDir()
-	spec := Spec{Cache: filepath.Join(dir, "not", "yet"), Output: dir, Keyrings: map[string]string{"/nowhere.gpg": "some-keyring"}, BIOS: true, Log: slog.New(slog.DiscardHandler)}
+	spec := Spec{Cache: filepath.Join(dir, "not", "yet"), Output: dir, Keyrings: map[string]string{"/nowhere.gpg": "some-keyring"}, KeyringNeed: Build, BIOS: true, Log: slog.New(slog.DiscardHandler)}
 	all := Checks(spec)
 	names := map[string]bool{}
 	for _, c := range all {

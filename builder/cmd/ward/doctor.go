@@ -26,6 +26,7 @@ func (p *program) doctor() *cobra.Command {
 the images that ward knows needs, and for what ward test needs beside. It changes
 nothing. Exit code: 0 a build has what it needs; 1 it does not.`,
 		Example: `  ward doctor
+  ward doctor --image ./clinic-image.yaml
   ward doctor --json`,
 		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -36,7 +37,12 @@ nothing. Exit code: 0 a build has what it needs; 1 it does not.`,
 					return err
 				}
 			}
-			for _, name := range append(images.Names(), more...) {
+			// Each image that comes with ward needs its own keyring; who builds one needs no other.
+			spec.KeyringNeed = doctor.Build
+			if len(more) == 0 {
+				more, spec.KeyringNeed = images.Names(), doctor.Some
+			}
+			for _, name := range more {
 				img, err := images.Load(name)
 				if err != nil {
 					return err
@@ -45,7 +51,10 @@ nothing. Exit code: 0 a build has what it needs; 1 it does not.`,
 				if err != nil {
 					return err
 				}
-				if row.Format == "deb" { // the keys of an rpm release's repositories are named with these
+				switch {
+				case img.Keyring != "":
+					spec.Keyrings[img.Keyring] = row.KeyringBy
+				case row.Format == "deb": // the keys of an rpm release's repositories are named with these
 					spec.Keyrings[row.Keyring] = row.KeyringBy
 				}
 				spec.BIOS = spec.BIOS || img.BIOS()
@@ -74,7 +83,7 @@ nothing. Exit code: 0 a build has what it needs; 1 it does not.`,
 	f := cmd.Flags()
 	f.StringVar(&cache, "cache", "", "folder of the cache (default ~/.cache/ward)")
 	f.StringVarP(&output, "output", "o", "out", "folder for images")
-	f.StringSliceVar(&more, "image", nil, "image files that are to be built, beside the images that come with ward")
+	f.StringSliceVar(&more, "image", nil, "images and image files that are to be built (default all that come with ward)")
 	f.BoolVar(&asJSON, "json", false, "print the results as JSON")
 	return cmd
 }
