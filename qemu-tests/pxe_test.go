@@ -192,7 +192,8 @@ func TestPXEPowerAndServerCut(t *testing.T) {
 
 	m = start(t, direct(set, httpsURL(srv), "", disk))
 	expect(t, m, 5*time.Minute, `the image is as the manifest says`)
-	expect(t, m, 5*time.Minute, `transfer percent=50`)
+	// What comes after the first quarter of this disk is empty, and soon all received.
+	expect(t, m, 5*time.Minute, `transfer percent=10`)
 	_, port, _ := net.SplitHostPort(srv.HTTPSAddr)
 	if err := srv.Close(); err != nil {
 		t.Logf("close: %v", err)
