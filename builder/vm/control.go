@@ -86,6 +86,7 @@ func (m *VM) event(name string, data json.RawMessage) {
 	case "RESET":
 		m.update(func() {
 			m.resets++
+			m.listen()
 			m.port0.reset()
 		})
 	case "SHUTDOWN":

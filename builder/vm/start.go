@@ -63,6 +63,7 @@ func (m *VM) start(ctx context.Context) error {
 		if m.log != nil {
 			m.log.Write(p)
 		}
+		m.silence.spoke = time.Now()
 		m.console.write(p)
 	}, m.console.quiet)
 	go m.drain(ours[1], drained, m.port0.write, func() {})
@@ -83,6 +84,7 @@ func (m *VM) start(ctx context.Context) error {
 	if m.port, err = m.forwarded(early); err != nil {
 		return m.early(err)
 	}
+	m.update(m.listen)
 	return nil
 }
 

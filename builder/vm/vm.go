@@ -116,6 +116,7 @@ type VM struct {
 	console console
 	port0   reports
 	resets  int
+	silence silence
 	ended   bool
 	endErr  error
 	reason  string // of a shutdown, as QMP says it
@@ -250,6 +251,11 @@ func (m *VM) Close() error {
 	var err error
 	m.closing.Do(func() {
 		m.Kill()
+		m.mu.Lock()
+		if m.silence.timer != nil {
+			m.silence.timer.Stop()
+		}
+		m.mu.Unlock()
 		if m.qmp != nil {
 			m.qmp.close()
 		}
