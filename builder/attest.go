@@ -53,6 +53,9 @@ func (b *build) resolved() []provenance.Resource {
 		all = append(all, provenance.Resource{Name: name, Digest: sha(b.inputs.Binaries[name])})
 	}
 	all = append(all, provenance.Resource{Name: "keyring", Digest: sha(b.inputs.Packages.Keyring)})
+	if b.inputs.Packages.Base != "" {
+		all = append(all, provenance.Resource{Name: "base", Digest: sha(b.inputs.Packages.Base)})
+	}
 	if b.inputs.EmbedKey != "" {
 		all = append(all, provenance.Resource{Name: "embedded key", Digest: sha(b.inputs.EmbedKey)})
 	}

@@ -231,6 +231,7 @@ func (b *build) fetch(ctx context.Context, fresh bool) error {
 		// The tar's times are cut to now: that is when these packages were current.
 		spec := rootfs.Spec{
 			Release: b.release, Arch: in.Arch, Keyring: b.Image.Keyring, Packages: in.Packages, Epoch: time.Now().Unix(),
+			Base: b.vendor(),
 		}
 		removeKeys, err := b.fromArchive(&spec)
 		if err != nil {

@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,19 +38,17 @@ type baseInputs struct {
 	Packages []string `json:"packages"`
 	Tool     string   `json:"tool"`
 	Lock     string   `json:"lock,omitempty"` // sha256 of the lock
+	Base     string   `json:"base,omitempty"` // digest of the vendor's tree that it starts from
 	Apt      []string `json:"apt,omitempty"`  // deb: sources, keys and pins that the image names
 	Recipe   int      `json:"recipe"`         // raised when rootfs does something else with the same inputs
 }
 
 // recipe is the version of what builder/rootfs does.
-const recipe = 1
+const recipe = 2
 
 // hashInputs hashes everything that the steps depend on.
 func (b *build) hashInputs(ctx context.Context) error {
-	keyring := b.Image.Keyring
-	if keyring == "" {
-		keyring = b.release.Keyring
-	}
+	keyring := b.keyring()
 	sum, err := cache.Sum(keyring)
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("keyring %s does not exist\nhint: install the package %s, or name another keyring in the image file (keyring: FILE)", keyring, b.release.KeyringBy)
@@ -64,6 +63,12 @@ func (b *build) hashInputs(ctx context.Context) error {
 		}
 		apt = b.apt.Text()
 	}
+	var base string
+	if v := b.vendor(); v != nil {
+		if base, err = v.Digest(); err != nil {
+			return err
+		}
+	}
 	kernel, err := b.Image.KernelPackage()
 	if err != nil {
 		return err
@@ -75,7 +80,7 @@ func (b *build) hashInputs(ctx context.Context) error {
 		if locked, err = cache.Key(b.Lock); err != nil {
 			return err
 		}
-		if err := b.Lock.For(b.Image.Name, b.release.Name(), b.Image.Arch, slices.Compact(packages)); err != nil {
+		if err := b.Lock.For(b.Image.Name, b.release.Name(), b.Image.Arch, base, slices.Compact(packages)); err != nil {
 			return err
 		}
 	}
@@ -83,7 +88,7 @@ func (b *build) hashInputs(ctx context.Context) error {
 		Image: b.Image, Profile: b.Profile,
 		Packages: baseInputs{
 			Release: b.release.Name(), Arch: b.Image.Arch, Mirrors: b.Image.Mirrors, Keyring: sum,
-			Packages: slices.Compact(packages), Lock: locked, Apt: apt, Recipe: recipe,
+			Packages: slices.Compact(packages), Lock: locked, Base: base, Apt: apt, Recipe: recipe,
 		},
 		Binaries: map[string]string{}, Tools: map[string]string{},
 	}
@@ -97,6 +102,9 @@ func (b *build) hashInputs(ctx context.Context) error {
 	}
 	return b.hashPrograms(ctx)
 }
+
+// keyring is the file with the keys of the distribution's archive.
+func (b *build) keyring() string { return cmp.Or(b.Image.Keyring, b.release.Keyring) }
 
 // hashPrograms hashes our programs and asks the tools for their versions, all at
 // once: a build with nothing to do does little else.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"ward/builder/lock"
@@ -44,6 +45,14 @@ func (b *build) fromLock(ctx context.Context, spec *rootfs.Spec) (func(), error)
 		return nil, err
 	}
 	remove := func() { os.RemoveAll(dir) }
+	if b.release.Format == "rpm" {
+		spec.Mirrors, spec.Sources, spec.Epoch = nil, b.Lock.Sources, b.Lock.Made.Unix()
+		if spec.Packages, err = lock.Files(b.Lock, store, dir); err != nil {
+			remove()
+			return nil, err
+		}
+		return remove, nil
+	}
 	if err := errors.Join(os.Chmod(dir, 0o755), lock.Repository(ctx, b.Log, b.Lock, store, b.release.Codename, dir)); err != nil {
 		remove()
 		return nil, err
@@ -71,6 +80,15 @@ func (b *build) fromArchive(spec *rootfs.Spec) (func(), error) {
 	}
 	spec.Mirrors, spec.Keyring, spec.Setup = b.apt.Main(keys), b.apt.Keyring(keys), b.apt.Build(keys)
 	return remove, nil
+}
+
+// vendor is the tree that the image starts from, or nil.
+func (b *build) vendor() *rootfs.Vendor {
+	if b.Image.Base == "" {
+		return nil
+	}
+	kind, file := b.Image.StartsFrom()
+	return &rootfs.Vendor{Kind: kind, Path: file, Arch: b.Image.Arch}
 }
 
 // keys lays out the keys of the sources. They are in the temporary folder, not in
@@ -106,9 +124,10 @@ func (b *build) fetched(done, total int64) {
 }
 
 // sources is the sources.list(5) of the machine when the packages came from a
-// store, and empty when they came from a mirror, which is in the list already.
+// store, and empty when they came from a mirror, which is in the list already, or
+// when dnf has them from the lock.
 func (b *build) sources() string {
-	if b.Lock == nil {
+	if b.Lock == nil || b.release.Format != "deb" {
 		return ""
 	}
 	return b.Lock.Sources
@@ -119,9 +138,6 @@ func MakeLock(ctx context.Context, o Options) (*lock.Lock, error) {
 	b, err := newBuild(o)
 	if err != nil {
 		return nil, err
-	}
-	if b.release.Format != "deb" {
-		return nil, fmt.Errorf("lock %s: packages of format %q cannot be locked yet", o.Image.Name, b.release.Format)
 	}
 	if err := b.run(ctx, []Step{{"inputs", b.hashInputs}, {"packages", b.packages}}); err != nil {
 		return nil, err
@@ -136,15 +152,27 @@ func MakeLock(ctx context.Context, o Options) (*lock.Lock, error) {
 	}
 	in := b.inputs.Packages
 	l := &lock.Lock{
-		Version: lock.Version, Image: o.Image.Name, Release: b.release.Name(), Arch: in.Arch, Made: b.made, Tool: in.Tool, Wanted: in.Packages,
+		Version: lock.Version, Image: o.Image.Name, Release: b.release.Name(), Arch: in.Arch, Base: in.Base, Made: b.made, Tool: in.Tool, Wanted: in.Packages,
 	}
-	installed, sources, err := readBase(o.Log, b.base.Path(baseFile))
+	if b.release.Format == "rpm" {
+		return l, b.lockRPM(ctx, l)
+	}
+	return l, b.lockDeb(ctx, l)
+}
+
+// lockDeb completes a lock with the deb packages of the tree that was made.
+func (b *build) lockDeb(ctx context.Context, l *lock.Lock) error {
+	installed, sources, err := readBase(b.Log, b.base.Path(baseFile))
 	if err != nil {
-		return nil, err
+		return err
+	}
+	// What the vendor's tree has as it is comes with it, and not from the archive.
+	if installed, err = b.beyondVendor(installed); err != nil {
+		return err
 	}
 	keys, remove, err := b.keys()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer remove()
 	// The machine's sources name its own keys, which this host does not have.
@@ -153,7 +181,7 @@ func MakeLock(ctx context.Context, o Options) (*lock.Lock, error) {
 	if b.apt.Default() {
 		l.Sources, lines = sources, sources+lines
 	}
-	return l, lock.Resolve(ctx, o.Log, l, lines, b.apt.Keyring(keys), installed)
+	return lock.Resolve(ctx, b.Log, l, lines, b.apt.Keyring(keys), installed)
 }
 
 // readBase reads, from the tar of a tree, what is installed and from where.
@@ -163,33 +191,58 @@ func readBase(log *slog.Logger, name string) (installed []lock.Installed, source
 		return nil, "", err
 	}
 	defer f.Close()
-	in := tar.NewReader(bufio.NewReaderSize(f, 1<<20))
-	for {
-		h, err := in.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, "", fmt.Errorf("%s: %w", name, err)
-		}
-		switch strings.TrimPrefix(h.Name, "./") {
-		case "etc/apt/sources.list":
-			b, err := io.ReadAll(io.LimitReader(in, 1<<20))
-			if err != nil {
-				return nil, "", fmt.Errorf("%s: %w", name, err)
-			}
-			sources = string(b)
-		case "var/lib/dpkg/status":
-			if installed, err = readStatus(in); err != nil {
-				return nil, "", fmt.Errorf("%s: dpkg status: %w", name, err)
-			}
-		}
+	if installed, sources, err = readTree(f); err != nil {
+		return nil, "", fmt.Errorf("%s: %w", name, err)
 	}
 	if len(installed) == 0 || sources == "" {
 		return nil, "", fmt.Errorf("%s: has no dpkg status or no sources.list", name)
 	}
 	log.Debug("read the tree's packages", "installed", len(installed))
 	return installed, sources, nil
+}
+
+// readTree reads dpkg's database and sources.list(5) in a tar of a tree.
+func readTree(r io.Reader) (installed []lock.Installed, sources string, err error) {
+	in := tar.NewReader(bufio.NewReaderSize(r, 1<<20))
+	for {
+		h, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			return installed, sources, nil
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		switch strings.TrimPrefix(h.Name, "./") {
+		case "etc/apt/sources.list":
+			b, err := io.ReadAll(io.LimitReader(in, 1<<20))
+			if err != nil {
+				return nil, "", err
+			}
+			sources = string(b)
+		case "var/lib/dpkg/status":
+			if installed, err = readStatus(in); err != nil {
+				return nil, "", fmt.Errorf("dpkg status: %w", err)
+			}
+		}
+	}
+}
+
+// beyondVendor returns what is not in the vendor's tree in the same version.
+func (b *build) beyondVendor(installed []lock.Installed) ([]lock.Installed, error) {
+	v := b.vendor()
+	if v == nil {
+		return installed, nil
+	}
+	r, err := v.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	had, _, err := readTree(r)
+	if err != nil {
+		return nil, fmt.Errorf("base: %s: %w", v.Path, err)
+	}
+	return slices.DeleteFunc(installed, func(i lock.Installed) bool { return slices.Contains(had, i) }), nil
 }
 
 // readStatus reads dpkg's database (deb-control(5) stanzas).

@@ -10,6 +10,7 @@ package images
 
 import (
 	"slices"
+	"strings"
 
 	"ward/images/arch"
 	"ward/images/distro"
@@ -40,6 +41,9 @@ type Image struct {
 	// The file on this host with the keys that the mirrors' index is signed with;
 	// none: that of the distribution's keyring package.
 	Keyring string `yaml:"keyring,omitempty" json:"keyring,omitempty" jsonschema:"example=/usr/share/keyrings/debian-archive-keyring.gpg"`
+	// A root file system that somebody else has made, which the machine's starts from:
+	// tar:FILE (also .gz, .xz, .zst) or oci-dir:FOLDER, absolute. None: nothing.
+	Base string `yaml:"base,omitempty" json:"base,omitempty" jsonschema:"pattern=^(tar|oci-dir):/,example=oci-dir:/srv/vendor/debian-12"`
 	// Packages beside those that the profile's controls need.
 	Packages []string `yaml:"packages,omitempty" json:"packages,omitempty" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9+._-]+$,example=[postgresql-client]"`
 	// The kernel's package; none: the one that the release's row names.
@@ -95,6 +99,12 @@ func (i *Image) Row() (distro.Release, error) { return distro.Find(i.Distro, i.R
 
 // BIOS tells whether the disk starts under a BIOS as well.
 func (i *Image) BIOS() bool { return slices.Contains(i.Firmware, "bios") }
+
+// StartsFrom is what Base names: its kind, tar or oci-dir, and its path on this host.
+func (i *Image) StartsFrom() (kind, file string) {
+	kind, file, _ = strings.Cut(i.Base, ":")
+	return kind, file
+}
 
 // KernelPackage is the package that the kernel comes from.
 func (i *Image) KernelPackage() (string, error) {

@@ -52,6 +52,7 @@ repositories:
   - {name: flat, url: "https://flat.example.org", suite: "./", key: "-----BEGIN PGP PUBLIC KEY BLOCK-----"}
 packages: [postgresql-client, g++]
 kernel: linux-image-amd64
+base: tar:/srv/vendor/debian-12.tar.zst
 disk: {esp: 64MiB, root: 4GiB, phi: 32MiB}
 formats: [raw, qcow2]
 modules: [generic, my_module]
@@ -123,6 +124,8 @@ func TestLoadFaults(t *testing.T) {
 		{"repository's priority", "priority: 100", "priority: 1001", `repositories[0].priority: is 1001, want 1 to 1000`},
 		{"repository twice", "name: flat", "name: tools", `repositories[1].name: is "tools" again`},
 		{"keyring", "/etc/keys/site.gpg", "site.gpg", `keyring: is "site.gpg", want a clean absolute path`},
+		{"base's kind", "tar:/srv", "docker:/srv", `base: is "docker:/srv/vendor/debian-12.tar.zst", want the form`},
+		{"base's path", "/srv/vendor", "/srv/../vendor", `base: is "/srv/../vendor/debian-12.tar.zst", want a clean absolute path`},
 		{"package", "g++", "'g++; reboot'", `packages[1]: is "g++; reboot", want the form`},
 		{"package option", "g++", "-o", `packages[1]: is "-o", want the form`},
 		{"package twice", "g++", "postgresql-client", `packages[1]: is "postgresql-client" again`},

@@ -70,6 +70,8 @@ func (i *Image) mirrorFaults() (faults []mirrorFault) {
 		faults = append(faults, urlFaults(at, m)...)
 	}
 	faults = append(faults, keyringFaults("keyring", i.Keyring)...)
+	_, base := i.StartsFrom()
+	faults = append(faults, keyringFaults("base", base)...)
 	for _, of := range []struct{ at, value string }{{"security_mirror", i.SecurityMirror}, {"snapshot", i.Snapshot}} {
 		if of.value != "" && plain == 0 {
 			faults = append(faults, mirrorFault{of.at, "goes with mirrors that are named by URL, and there is none", "add one to mirrors, or remove the line"})

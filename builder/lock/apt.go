@@ -134,15 +134,16 @@ func parseURIs(text string, installed []Installed) ([]Package, error) {
 func Repository(ctx context.Context, log *slog.Logger, l *Lock, s *Store, codename, dir string) error {
 	var w bytes.Buffer
 	for _, p := range l.Packages {
-		if err := s.Link(p, filepath.Join(dir, p.File())); err != nil {
+		file := filepath.Join(dir, l.File(p))
+		if err := s.Link(p, file); err != nil {
 			return err
 		}
 		// The package's own control file is what an index is made of.
-		control, err := command.Output(ctx, log, "dpkg-deb", "--field", filepath.Join(dir, p.File()))
+		control, err := command.Output(ctx, log, "dpkg-deb", "--field", file)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&w, "%s\nFilename: ./%s\nSize: %d\nSHA256: %s\n\n", strings.TrimSpace(control), p.File(), p.Size, p.SHA256)
+		fmt.Fprintf(&w, "%s\nFilename: ./%s\nSize: %d\nSHA256: %s\n\n", strings.TrimSpace(control), l.File(p), p.Size, p.SHA256)
 	}
 	release := fmt.Sprintf("Origin: ward\nSuite: %s\nCodename: %s\nDate: %s\nArchitectures: %s\nSHA256:\n %x %d Packages\n",
 		codename, codename, l.Made.UTC().Format("Mon, 02 Jan 2006 15:04:05 UTC"), l.Arch, sha256.Sum256(w.Bytes()), w.Len())

@@ -19,24 +19,29 @@ import (
 // Version is the version of the lock's form; a reader refuses another.
 const Version = 1
 
+// RPM is the format of a lock of rpm packages.
+const RPM = "rpm"
+
 // Lock is the content of IMAGE.lock.
 type Lock struct {
 	Version  int       `json:"version"`
+	Format   string    `json:"format,omitempty"` // of the packages: "rpm", or empty for deb
 	Image    string    `json:"image"`
 	Release  string    `json:"release"` // "debian-12"
 	Arch     string    `json:"arch"`
-	Made     time.Time `json:"made"`     // the build's SOURCE_DATE_EPOCH
-	Tool     string    `json:"tool"`     // of the package manager that resolved it
-	Wanted   []string  `json:"wanted"`   // the packages asked for; the rest are their dependencies
-	Sources  string    `json:"sources"`  // sources.list(5) of the image
-	Indexes  []Index   `json:"indexes"`  // what the repositories said on that day
-	Packages []Package `json:"packages"` // sorted by name
+	Base     string    `json:"base,omitempty"` // digest of the vendor's tree that the packages come on top of
+	Made     time.Time `json:"made"`           // the build's SOURCE_DATE_EPOCH
+	Tool     string    `json:"tool"`           // of the package manager that resolved it
+	Wanted   []string  `json:"wanted"`         // the packages asked for; the rest are their dependencies
+	Sources  string    `json:"sources"`        // sources.list(5) of the image, dnf.conf(5) for rpm
+	Indexes  []Index   `json:"indexes"`        // what the repositories said on that day
+	Packages []Package `json:"packages"`       // sorted by name
 }
 
 // Index is the signed index of one repository.
 type Index struct {
-	Name   string `json:"name"`   // apt's name of the file
-	SHA256 string `json:"sha256"` // of the InRelease file
+	Name   string `json:"name"`   // apt's name of the file; the repository's URL for rpm
+	SHA256 string `json:"sha256"` // of the InRelease file, or of repomd.xml
 }
 
 // Package is one package file.
@@ -49,11 +54,14 @@ type Package struct {
 	SHA256  string `json:"sha256"`
 }
 
-// File is the name of the package's file in a pool: without the version's epoch.
-func (p Package) File() string {
+// File is the name of a package's file in a pool: without the version's epoch.
+func (l *Lock) File(p Package) string {
 	_, version, ok := strings.Cut(p.Version, ":")
 	if !ok {
 		version = p.Version
+	}
+	if l.Format == RPM {
+		return fmt.Sprintf("%s-%s.%s.rpm", p.Name, version, p.Arch)
 	}
 	return fmt.Sprintf("%s_%s_%s.deb", p.Name, version, p.Arch)
 }
@@ -63,11 +71,17 @@ const (
 	maxPackage = 4 << 30  // bytes of a package file
 )
 
-var (
-	nameForm    = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)   // deb-control(5), Package
-	versionForm = regexp.MustCompile(`^[0-9][A-Za-z0-9.+:~-]*$`) // deb-version(7)
-	archForm    = regexp.MustCompile(`^[a-z0-9-]+$`)
-)
+// forms are how a format's packages are named.
+type forms struct{ name, version, arch *regexp.Regexp }
+
+var formsOf = map[string]forms{
+	"": { // deb-control(5), Package; deb-version(7)
+		regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`), regexp.MustCompile(`^[0-9][A-Za-z0-9.+:~-]*$`), regexp.MustCompile(`^[a-z0-9-]+$`),
+	},
+	RPM: { // rpm-version(7): [epoch:]version-release
+		regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_+.-]*$`), regexp.MustCompile(`^[0-9A-Za-z][A-Za-z0-9.+:~^_]*-[A-Za-z0-9.+~^_]+$`), regexp.MustCompile(`^[a-z0-9_]+$`),
+	},
+}
 
 // Read reads and validates a lock.
 func Read(path string) (*Lock, error) {
@@ -103,6 +117,10 @@ func (l *Lock) validate() error {
 	if l.Version != Version {
 		return fmt.Errorf("version %d, want %d", l.Version, Version)
 	}
+	form, ok := formsOf[l.Format]
+	if !ok {
+		return fmt.Errorf("format %q is not known", l.Format)
+	}
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	if len(l.Packages) == 0 {
@@ -114,7 +132,7 @@ func (l *Lock) validate() error {
 	seen := map[string]bool{}
 	for i, p := range l.Packages {
 		at := fmt.Sprintf("packages[%d] %q", i, p.Name)
-		if !nameForm.MatchString(p.Name) || !versionForm.MatchString(p.Version) || !archForm.MatchString(p.Arch) {
+		if !form.name.MatchString(p.Name) || !form.version.MatchString(p.Version) || !form.arch.MatchString(p.Arch) {
 			fault("%s: name, version or architecture has a form that no package has", at)
 		}
 		if sum, err := hex.DecodeString(p.SHA256); err != nil || len(sum) != 32 {
@@ -162,12 +180,16 @@ func writeFile(path string, b []byte) error {
 	return os.Rename(f.Name(), path)
 }
 
-// For returns an error if the lock is for another image, or if the image asks
-// for packages that it did not ask for when it was locked.
-func (l *Lock) For(image, release, arch string, wanted []string) error {
+// For returns an error if the lock is for another image, if the image starts from
+// another vendor's tree, or if it asks for packages that it did not ask for when it
+// was locked.
+func (l *Lock) For(image, release, arch, base string, wanted []string) error {
 	const hint = "\nhint: ward lock %s writes the lock anew"
 	if l.Image != image || l.Release != release || l.Arch != arch {
 		return fmt.Errorf("the lock is of image %s (%s, %s), not of %s (%s, %s)"+hint, l.Image, l.Release, l.Arch, image, release, arch, image)
+	}
+	if l.Base != base {
+		return fmt.Errorf("the lock was made on a base with digest %q, the image's has %q"+hint, l.Base, base, image)
 	}
 	if !slices.Equal(l.Wanted, wanted) {
 		var differ []string

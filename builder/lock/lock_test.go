@@ -27,8 +27,22 @@ func TestWriteReadRoundTrip(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, sample()) {
 		t.Errorf("Read() = %+v, %v, want %+v", got, err, sample())
 	}
-	if file := got.Packages[0].File(); file != "sudo_1.9.13p3-1+deb12u4_amd64.deb" {
+	if file := got.File(got.Packages[0]); file != "sudo_1.9.13p3-1+deb12u4_amd64.deb" {
 		t.Errorf("File() = %s", file)
+	}
+}
+
+// A lock of rpm packages names its files as a mirror does.
+func TestRPM(t *testing.T) {
+	l := sample()
+	l.Format, l.Packages[0].Version, l.Packages[0].Arch = RPM, "1:1.9.5p2-10.el9_3", "x86_64"
+	path := filepath.Join(t.TempDir(), "a.lock")
+	if err := l.Write(path); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Read(path)
+	if err != nil || got.File(got.Packages[0]) != "sudo-1.9.5p2-10.el9_3.x86_64.rpm" {
+		t.Errorf("Read() = %+v, %v", got, err)
 	}
 }
 
@@ -39,6 +53,9 @@ func TestReadRefuses(t *testing.T) {
 	}{
 		"other version": {func(l *Lock) { l.Version = 9 }, "version 9, want 1"},
 		"no packages":   {func(l *Lock) { l.Packages = nil }, "packages: none"},
+		"other format":  {func(l *Lock) { l.Format = "apk" }, `format "apk" is not known`},
+		"rpm's version": {func(l *Lock) { l.Format, l.Packages[0].Version = RPM, "1.9" }, "form that no package has"},
+		"rpm's path":    {func(l *Lock) { l.Format, l.Packages[0].Version = RPM, "1-1/../../x" }, "form that no package has"},
 		"path as name":  {func(l *Lock) { l.Packages[0].Name = "../../etc/passwd" }, "form that no package has"},
 		"path as arch":  {func(l *Lock) { l.Packages[0].Arch = "a/b" }, "form that no package has"},
 		"short digest":  {func(l *Lock) { l.Packages[0].SHA256 = "ab" }, "not 64 hexadecimal digits"},
@@ -98,8 +115,8 @@ func FuzzRead(f *testing.F) {
 			return
 		}
 		for _, p := range l.Packages {
-			if strings.ContainsAny(p.File(), "/\x00\n") {
-				t.Errorf("%q is no file name", p.File())
+			if strings.ContainsAny(l.File(p), "/\x00\n") {
+				t.Errorf("%q is no file name", l.File(p))
 			}
 		}
 	})

@@ -33,20 +33,40 @@ func (apt) version(ctx context.Context, log *slog.Logger) (string, error) {
 // dpkg keeps it because of force-confold.
 const hold = `mkdir -p "$1/etc/kernel/postinst.d" "$1/etc/kernel/postrm.d" && : > "$1/etc/kernel/postinst.d/initramfs-tools" && : > "$1/etc/kernel/postrm.d/initramfs-tools"`
 
+// unpackVendor and addToVendor are mmdebstrap's hooks for a tree that starts from a
+// vendor's: what that has is brought to what the archive has, and what it lacks is
+// installed, by apt of the build host and dpkg of the tree. The names are checked by
+// the image file's schema.
+const (
+	unpackVendor = `tar --extract --file '%s' --directory "$1" --numeric-owner --same-permissions --xattrs --xattrs-include='*'`
+	addToVendor  = `export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"; set -- apt-get --yes --no-install-recommends -o DPkg::Chroot-Directory="$1"; "$@" dist-upgrade && "$@" install apt %s`
+)
+
 // excluded is left out when packages are unpacked; licences stay.
 var excluded = []string{"/usr/share/man/*", "/usr/share/info/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/lintian/*"}
 
 func (apt) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, note func(string)) error {
 	patience := int(cmp.Or(s.Patience, 30*time.Second).Seconds())
 	argv := []string{
-		"mmdebstrap", "--mode=unshare", "--variant=minbase", "--format=tar", "--architectures=" + s.Arch,
+		"mmdebstrap", "--mode=unshare", "--format=tar", "--architectures=" + s.Arch,
 		"--keyring=" + s.Keyring,
-		"--include=" + strings.Join(s.Packages, ","),
-		"--setup-hook=" + hold,
+	}
+	if s.Base == nil {
+		argv = append(argv, "--variant=minbase", "--include="+strings.Join(s.Packages, ","))
+	} else {
+		base, remove, err := s.Base.lay(s.Release)
+		if err != nil {
+			return fmt.Errorf("rootfs: %s: %w", s.Release.Name(), err)
+		}
+		defer remove()
+		argv = append(argv, "--variant=custom", "--setup-hook="+fmt.Sprintf(unpackVendor, base), "--customize-hook="+fmt.Sprintf(addToVendor, strings.Join(s.Packages, " ")))
+	}
+	argv = append(argv,
+		"--setup-hook="+hold,
 		"--dpkgopt=force-confold",
 		// A mirror that hangs must end in an error, not in a wait.
 		fmt.Sprintf(`--aptopt=Acquire::http::Timeout "%d"`, patience), fmt.Sprintf(`--aptopt=Acquire::https::Timeout "%d"`, patience), `--aptopt=Acquire::Retries "2"`,
-	}
+	)
 	if len(s.Release.Components) > 0 {
 		argv = append(argv, "--components="+strings.Join(s.Release.Components, ","))
 	}

@@ -78,6 +78,22 @@ keepcache=0
 `, s.Release.Version, hang/time.Second) + repositories(s.Mirrors, signed, s.Keyring)
 }
 
+// resolve completes the mirrors' URLs and tells whose index is signed.
+func (dnf) resolve(ctx context.Context, s *Spec) (signed []bool, err error) {
+	if len(s.Mirrors) == 0 {
+		return nil, errors.New("there is no repository\nhint: name the base URL of each one, the folder that has repodata, in the image file (mirrors: [URL, URL]): BaseOS, AppStream, and EPEL for restic")
+	}
+	var faults []error
+	resolved, signed := make([]string, len(s.Mirrors)), make([]bool, len(s.Mirrors))
+	for i, m := range s.Mirrors {
+		resolved[i] = strings.NewReplacer("$releasever", s.Release.Version, "$basearch", "x86_64").Replace(m)
+		signed[i], err = index(ctx, resolved[i])
+		faults = append(faults, err)
+	}
+	s.Mirrors = resolved
+	return signed, errors.Join(faults...)
+}
+
 // machineKeys is where the keys of the repositories are on the machine.
 const machineKeys = "/etc/pki/rpm-gpg/RPM-GPG-KEY-ward"
 
@@ -89,18 +105,22 @@ func rpmMacros(database string) string {
 }
 
 // makeTree runs in namespaces of its own: $1 the work folder, $2 the tar, $3 the
-// epoch, $4 the release, $5 the rpm database's folder, $6 its format, and then the
-// packages. The distribution's own initramfs and entries of a boot loader are not
+// epoch, $4 the release, $5 the rpm database's folder, $6 its format, $7 the tar of a
+// vendor's tree or nothing, and then the packages. The distribution's own initramfs and entries of a boot loader are not
 // made, here and at each update: ward's take their place, and a plugin of
-// kernel-install(8) that is a link to /dev/null is none. dnf gets no standard input,
+// kernel-install(8) that is a link to /dev/null is none. The keys are in rpm's
+// database before the first package, because dnf asks no repository for the key of a
+// file. dnf's history of the build, with its times, is no part of the machine. dnf gets no standard input,
 // so that it asks nobody. A target whose rpm
 // cannot read the host's format gets the headers through its own rpm; in any case
 // its rpm has to find as many packages as the host's has installed.
 const makeTree = `
-work=$1 tar=$2 epoch=$3 release=$4 db=$5 format=$6; shift 6
+work=$1 tar=$2 epoch=$3 release=$4 db=$5 format=$6 vendor=$7; shift 7
 tree=$work/tree
 export HOME="$work" LC_ALL=C SOURCE_DATE_EPOCH="$epoch"
 umask 022
+mkdir "$tree"
+[ -z "$vendor" ] || tar --extract --file "$vendor" --directory "$tree" --numeric-owner --same-permissions --xattrs --xattrs-include='*'
 mkdir -p "$tree/proc" "$tree/sys" "$tree/dev"
 mount -t proc proc "$tree/proc"
 mount --rbind /dev "$tree/dev"
@@ -108,7 +128,10 @@ mkdir -p "$tree/etc/kernel/install.d"
 for plugin in 20-grub 50-dracut 51-dracut-rescue 90-loaderentry 92-crashkernel; do
 	ln -s /dev/null "$tree/etc/kernel/install.d/$plugin.install"
 done
-dnf --assumeyes --config="$work/dnf.conf" --installroot="$tree" --releasever="$release" install "$@" </dev/null
+dnf() { command dnf --assumeyes --config="$work/dnf.conf" --installroot="$tree" --releasever="$release" "$@" </dev/null; }
+rpm --root "$tree" --import "$work/keys"
+[ -z "$vendor" ] || ! grep -q ^baseurl= "$work/dnf.conf" || dnf upgrade
+dnf install "$@"
 inside() { chroot "$tree" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C "$@"; }
 rpm --root "$tree" --query --all --queryformat '%{NAME} %{VERSION}-%{RELEASE}\n' | sort >"$work/installed"
 if [ "$format" != sqlite ]; then
@@ -126,7 +149,7 @@ for f in "$tree"/etc/yum.repos.d/*.repo; do
 done
 cp "$work/ward.repo" "$tree/etc/yum.repos.d/ward.repo"
 cp "$work/keys" "$tree/etc/pki/rpm-gpg/RPM-GPG-KEY-ward"
-rm -rf "$tree/var/cache/dnf" "$tree"/var/log/dnf*.log "$tree"/var/log/hawkey.log
+rm -rf "$tree/var/cache/dnf" "$tree"/var/lib/dnf/history.sqlite* "$tree"/var/log/dnf*.log "$tree"/var/log/hawkey.log
 umount --lazy "$tree/dev" "$tree/proc"
 tar --create --file="$tar" --directory="$tree" --format=posix --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime \
 	--sort=name --numeric-owner --clamp-mtime --mtime="@$epoch" --xattrs --xattrs-include='*' .
@@ -134,23 +157,19 @@ tar --create --file="$tar" --directory="$tree" --format=posix --pax-option=exthd
 
 func (d dnf) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, note func(string)) (err error) {
 	name := s.Release.Name()
-	if len(s.Mirrors) == 0 {
-		return fmt.Errorf("rootfs: %s: there is no repository\nhint: name the base URL of each one, the folder that has repodata, in the image file (mirrors: [URL, URL]): BaseOS, AppStream, and EPEL for restic", name)
-	}
 	for _, program := range []string{"dnf", "rpm"} {
 		if err := command.Run(ctx, log, program, "--version", "--quiet"); errors.Is(err, os.ErrNotExist) || strings.Contains(fmt.Sprint(err), "not found") {
 			return fmt.Errorf("rootfs: %s: %s is not installed\nhint: install the packages dnf and rpm; `ward doctor` lists what else is missing", name, program)
 		}
 	}
-	var faults []error
-	resolved, signed := make([]string, len(s.Mirrors)), make([]bool, len(s.Mirrors))
-	for i, m := range s.Mirrors {
-		resolved[i] = strings.NewReplacer("$releasever", s.Release.Version, "$basearch", "x86_64").Replace(m)
-		signed[i], err = index(ctx, resolved[i])
-		faults = append(faults, err)
-	}
-	if err := errors.Join(faults...); err != nil {
-		return fmt.Errorf("rootfs: %s: %w", name, err)
+	// The repositories of the machine: those of the image, as it names them.
+	mirrors, onMachine := s.Mirrors, s.Sources
+	var signed []bool
+	if onMachine == "" {
+		if signed, err = d.resolve(ctx, &s); err != nil {
+			return fmt.Errorf("rootfs: %s: %w", name, err)
+		}
+		onMachine = "# ward: the repositories that the image was made from\n" + repositories(mirrors, signed, machineKeys)
 	}
 	work, err := os.MkdirTemp("", "ward-dnf-")
 	if err != nil {
@@ -165,8 +184,7 @@ func (d dnf) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string
 	if err != nil {
 		return fmt.Errorf("rootfs: keyring: %w", err)
 	}
-	onMachine := "# ward: the repositories that the image was made from\n" + repositories(s.Mirrors, signed, machineKeys)
-	s.Keyring, s.Mirrors = filepath.Join(work, "keys"), resolved
+	s.Keyring = filepath.Join(work, "keys")
 	for file, text := range map[string]string{
 		"keys": string(keys), "dnf.conf": d.config(s, signed), ".rpmmacros": rpmMacros(s.Release.RPMDB), "ward.repo": onMachine,
 	} {
@@ -177,7 +195,16 @@ func (d dnf) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string
 	if tar, err = filepath.Abs(tar); err != nil {
 		return err
 	}
-	argv := append(namespace(), "sh", "-euc", makeTree, "dnf", work, tar, strconv.FormatInt(s.Epoch, 10), s.Release.Version, s.Release.RPMDB, s.Release.RPMDBFormat)
+	vendor := ""
+	if s.Base != nil {
+		file, remove, err := s.Base.lay(s.Release)
+		if err != nil {
+			return fmt.Errorf("rootfs: %s: %w", name, err)
+		}
+		defer remove()
+		vendor = file
+	}
+	argv := append(namespace(), "sh", "-euc", makeTree, "dnf", work, tar, strconv.FormatInt(s.Epoch, 10), s.Release.Version, s.Release.RPMDB, s.Release.RPMDBFormat, vendor)
 	lines, err := listen(ctx, log, append(argv, s.Packages...), nil, note)
 	switch {
 	case err == nil:
@@ -255,7 +282,7 @@ var symptomsDNF = []struct{ text, hint string }{
 	{"more space needed on", "free disk space (TMPDIR says where the tree is made)"},
 	{"is not signed", "every package must be signed; use another mirror, or sign the site's own packages and add the key to the keyring"},
 	{"repomd.xml GPG signature verification error", "the index was changed after it was signed, or the keyring lacks its key; check keyring: in the image file"},
-	{"they are not correct for this package", "the keyring does not have the key that signed the package; add it to the file that keyring: in the image file names"},
+	{"Failing package is: ", "the keyring does not have the key that signed the package; add it to the file that keyring: in the image file names"},
 	{"Public key for", "the keyring does not have the key that signed the package; add it to the file that keyring: in the image file names"},
 	{"checksum doesn't match", "the mirror is being updated or altered; try again, or use another mirror"},
 	{"Unable to find a match", "no repository of the image has such a package (restic and google-authenticator are in EPEL); check mirrors: and packages: in the image file"},

@@ -130,7 +130,7 @@ func TestDNFSaysWhatIsWrongWithTheRepository(t *testing.T) {
 		"missing package":    {good.URL, keyring, "nosuch", "Unable to find a match: nosuch", "no repository of the image has such a package"},
 		"missing dependency": {good.URL, keyring, "broken", "nothing provides what-nobody-has", "a repository is missing"},
 		"wrong key, index":   {good.URL, other, "hello", "repomd.xml GPG signature verification error", "keyring lacks its key"},
-		"wrong key, package": {unsignedIndex.URL, other, "hello", "hello.rpm", "the keyring does not have the key"},
+		"wrong key, package": {unsignedIndex.URL, other, "hello", "hello-1-1.el9", "the keyring does not have the key"},
 		"altered index":      {altered.URL, keyring, "hello", "repomd.xml GPG signature verification error", "was changed after it was signed"},
 		"empty":              {empty.URL, keyring, "hello", "has no repodata/repomd.xml", "the base URL of one repository"},
 		"down":               {down, keyring, "hello", "refused", "the mirror is down"},

@@ -22,9 +22,11 @@ type Spec struct {
 	Arch     string   // "amd64"
 	Mirrors  []string // lines of sources.list(5); empty: the package manager's own default
 	Keyring  string   // empty: the release's
-	Packages []string // sorted, without what the base has anyway
+	Packages []string // sorted, without what the base has anyway; rpm: with Sources, their files
 	Epoch    int64    // SOURCE_DATE_EPOCH, seconds
 
+	Base     *Vendor            // what the tree starts from; nil: nothing
+	Sources  string             // rpm: dnf.conf(5) of the machine when packages come as files
 	Setup    []sourceslist.File // deb: in the tree before its first update
 	Patience time.Duration      // how long a mirror may say nothing; 0: 30 s
 }

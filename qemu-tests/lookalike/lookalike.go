@@ -68,7 +68,7 @@ func Make(ctx context.Context, log *slog.Logger, l *lock.Lock, s *lock.Store, di
 	m := &maker{log: log, dir: filepath.Join(dir, "ubuntu"), work: filepath.Join(dir, "work"), suites: map[string]*suite{}}
 	defer os.RemoveAll(m.work)
 	for _, p := range l.Packages {
-		if err := m.add(ctx, s, p); err != nil {
+		if err := m.add(ctx, s, p, l.File(p)); err != nil {
 			return nil, fmt.Errorf("lookalike: %s: %w", p.Name, err)
 		}
 	}
@@ -90,21 +90,21 @@ type maker struct {
 	suites    map[string]*suite
 }
 
-// add puts a package, or what is made of it, into the pool.
-func (m *maker) add(ctx context.Context, s *lock.Store, p lock.Package) error {
+// add puts a package, or what is made of it, into the pool; name is that of its file.
+func (m *maker) add(ctx context.Context, s *lock.Store, p lock.Package, name string) error {
 	pool, err := m.pool(p.Name)
 	if err != nil {
 		return err
 	}
 	i := slices.IndexFunc(changes, func(c change) bool { return c.fits(p.Name) })
 	if i < 0 {
-		file := filepath.Join(pool, p.File())
+		file := filepath.Join(pool, name)
 		if err := s.Link(p, file); err != nil {
 			return err
 		}
 		return m.index(ctx, p.Name, file)
 	}
-	file := filepath.Join(m.work, p.File())
+	file := filepath.Join(m.work, name)
 	tree := filepath.Join(m.work, p.Name)
 	if err := os.MkdirAll(m.work, 0o755); err != nil {
 		return err

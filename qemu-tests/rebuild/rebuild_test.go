@@ -4,6 +4,9 @@
 package rebuild
 
 import (
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +14,7 @@ import (
 	"testing"
 
 	"ward/builder"
+	"ward/qemu-tests/lookalike/rpm"
 )
 
 // ward is the command that make build left.
@@ -41,15 +45,44 @@ func run(t *testing.T, argv ...string) string {
 
 // TestReproducibleOffline builds from one lock twice: once with the network and
 // once in a network namespace that has no route, from an imported store.
-func TestReproducibleOffline(t *testing.T) {
+func TestReproducibleOffline(t *testing.T) { twice(t, "debian-12", func() {}) }
+
+// TestReproducibleOfflineRocky does the same with rpm packages, of the look-alike of
+// Rocky's repositories, which is gone before the second build.
+func TestReproducibleOfflineRocky(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("the repository is made as root")
+	}
+	dir := t.TempDir()
+	a, err := rpm.MakeIn(t.Context(), slog.New(slog.DiscardHandler), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(http.FileServer(http.Dir(a.Dir)))
+	defer server.Close()
+	file := filepath.Join(dir, "rocky.yaml")
+	if err := rpm.WriteImage(file, server.URL, a.Keyring); err != nil {
+		t.Fatal(err)
+	}
+	twice(t, file, func() {
+		server.Close()
+		if err := os.RemoveAll(a.Dir); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// twice builds an image from one lock twice; gone is called between the two.
+func twice(t *testing.T, image string, gone func()) {
 	w, dir := ward(t), t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
-	run(t, w, "lock", "debian-12", "-o", path("debian-12.lock"))
-	run(t, w, "build", "debian-12", "--locked", path("debian-12.lock"), "--cache", path("cache-a"), "-o", path("a/debian-12"))
-	run(t, w, "store", "export", path("debian-12.lock"), path("packages.tar"), "--cache", path("cache-a"))
+	run(t, w, "lock", image, "-o", path("image.lock"))
+	run(t, w, "build", image, "--locked", path("image.lock"), "--cache", path("cache-a"), "-o", path("a/image"))
+	run(t, w, "store", "export", path("image.lock"), path("packages.tar"), "--cache", path("cache-a"))
 	run(t, w, "store", "import", path("packages.tar"), "--cache", path("cache-b"))
+	gone()
 
-	offline := []string{"unshare", "--net", "--", w, "build", "debian-12", "--locked", path("debian-12.lock"), "--offline",
+	offline := []string{"unshare", "--net", "--", w, "build", image, "--locked", path("image.lock"), "--offline",
 		"--cache", path("cache-b"), "-o", path("elsewhere/b")}
 	if os.Geteuid() != 0 {
 		t.Fatal("a network namespace without a route needs root here")
@@ -59,7 +92,7 @@ func TestReproducibleOffline(t *testing.T) {
 	}
 	run(t, offline...)
 
-	a, errA := builder.ReadManifest(path("a/debian-12"))
+	a, errA := builder.ReadManifest(path("a/image"))
 	b, errB := builder.ReadManifest(path("elsewhere/b"))
 	if errA != nil || errB != nil {
 		t.Fatal(errA, errB)
