@@ -73,6 +73,9 @@ func init() {
 		tamper{control: "kernel", name: "somebody listens", setting: "listening",
 			do:   "systemd-run --unit=ward-evil systemd-socket-activate --listen=8000 /bin/true && sleep 3",
 			undo: "systemctl stop ward-evil.service"},
+		tamper{control: "kernel", name: "no profile is loaded", setting: "mandatory access control",
+			do:   "aa-teardown",
+			undo: "systemctl restart apparmor.service && systemctl restart chrony.service"},
 
 		tamper{control: "time", name: "another server", setting: "servers",
 			do:   "chronyc add server 192.0.2.1",

@@ -23,7 +23,7 @@ func Kernel(p *profiles.Profile, r distro.Release) Control {
 		Why:   "What is loaded, listens or runs with another's rights can be attacked, needed or not.",
 		Refs: []string{
 			"45 CFR 164.308(a)(1)(ii)(B)", "45 CFR 164.312(a)(1)", "45 CFR 164.310(d)(1)",
-			"NIST 800-53 CM-7", "NIST 800-53 SI-16", "NIST 800-53 AC-6",
+			"NIST 800-53 CM-7", "NIST 800-53 SI-16", "NIST 800-53 AC-6", "NIST 800-53 AC-3",
 		},
 		Settings: []Setting{
 			drop{
@@ -53,6 +53,7 @@ func Kernel(p *profiles.Profile, r distro.Release) Control {
 				want:    "only allowed sockets",
 				check:   func(ctx context.Context, m *Machine) (string, error) { return checkListening(ctx, m, k.Listen) },
 			},
+			setting{name: "mandatory access control", want: confined, check: checkConfined},
 		},
 	}
 }

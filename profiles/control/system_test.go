@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -212,6 +213,7 @@ func TestKernel(t *testing.T) {
 				units = key
 			}
 		}
+		const apparmor = `sh -c eval "$(cat)" apparmor`
 		const crash, find, ss = `sh -c eval "$(cat)" crash`, "find / -xdev -type f -perm /6000", "ss --no-header --tcp --udp --listening --numeric --processes"
 		return []controltest.Break{
 			{Name: "a value", Setting: "sysctl", Change: edit(t, good, sysctl, "kernel.dmesg_restrict = 1", "kernel.dmesg_restrict = 0"), Got: "kernel.dmesg_restrict=0"},
@@ -223,9 +225,45 @@ func TestKernel(t *testing.T) {
 			{Name: "unmasked", Setting: "unneeded units", Change: edit(t, good, units, "Id=rpcbind.socket\nLoadState=masked", "Id=rpcbind.socket\nLoadState=loaded"), Got: "rpcbind.socket is loaded"},
 			{Name: "a listener", Setting: "listening", Change: says(ss, good[ss].Stdout+"tcp LISTEN 0 5 0.0.0.0:8000 0.0.0.0:* users:((\"python3\",pid=9,fd=3))\n", 0), Got: "tcp 0.0.0.0:8000 by python3"},
 			{Name: "another on port 22", Setting: "listening", Change: edit(t, good, ss, `(("sshd"`, `(("nc"`), Got: "by nc"},
+			{Name: "AppArmor is off", Setting: mac, Change: edit(t, good, apparmor, "enabled:Y", "enabled:N"), Got: "AppArmor is off"},
+			{Name: "no AppArmor", Setting: mac, Change: says(apparmor, "/proc/1/exe:/usr/lib/systemd/systemd\n", 0), Got: "AppArmor is off"},
+			{Name: "profiles complain", Setting: mac, Change: edit(t, good, apparmor, "mode:enforce", "mode:complain"), Got: "AppArmor enforces no profile"},
+			{Name: "started before its profile", Setting: mac, Change: edit(t, good, apparmor, "/usr/sbin/chronyd (enforce)", "unconfined"), Got: "/usr/sbin/chronyd has a profile and runs without"},
 		}
 	})
 }
+
+// SELinux, as selinuxfs and proc tell of it; no machine with it has answered yet.
+func TestSELinux(t *testing.T) {
+	r, err := distro.Find("rocky", "9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := profiles.Load("hipaa")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const on, domain = "/sys/fs/selinux/enforce:1\n", "/proc/1/attr/current:system_u:system_r:init_t:s0\n"
+	for answer, want := range map[string]string{
+		on + domain:                            "",
+		domain:                                 "SELinux is off",
+		"/sys/fs/selinux/enforce:0\n" + domain: "SELinux is permissive",
+		on + "/proc/1/attr/current:kernel\n":   `the first process runs as "kernel", not in a domain of its own`,
+		on + "/proc/1/attr/current:system_u:system_r:kernel_t:s0\n": `the first process runs as "system_u:system_r:kernel_t:s0", not in a domain of its own`,
+	} {
+		m := says(`sh -c eval "$(cat)" selinux`, answer, 0).Machine(r, p, systemMachine())
+		all := control.Kernel(p, r).Settings
+		s := all[slices.IndexFunc(all, func(s control.Setting) bool { return s.Name() == mac })]
+		if want == "" {
+			want = s.Want()
+		}
+		if got, err := s.Check(t.Context(), m); err != nil || got != want {
+			t.Errorf("%q: Check() = %q, %v, want %q", answer, got, err, want)
+		}
+	}
+}
+
+const mac = "mandatory access control"
 
 // What may listen beside, by the profile.
 func TestListen(t *testing.T) {
