@@ -273,7 +273,7 @@ func initialNamespace() bool {
 // controls applies every control, in the catalogue's order.
 func (b *bake) controls(ctx context.Context) error {
 	target := &control.Target{
-		Phase: control.Bake, Root: b.root, Release: b.release, Profile: b.Profile, Log: b.log, Run: b.run,
+		Phase: control.Bake, Root: b.root, Release: b.release, Arch: b.arch, Profile: b.Profile, Log: b.log, Run: b.run,
 	}
 	for _, id := range control.LeftOut(b.Profile, b.release) {
 		b.log.Warn("a control of the profile is left out: the release has no program for it", "control", id, "release", b.release.Name(), "remedy", "set controls."+id+".enabled: false")

@@ -8,8 +8,10 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"runtime"
 	"time"
 
+	"ward/images/arch"
 	"ward/images/distro"
 	"ward/initramfs/handoff"
 	"ward/profiles"
@@ -28,10 +30,15 @@ type Machine struct {
 	console io.Writer
 	lookups lookups
 	facts   *facts
+	arch    arch.Arch
 }
 
 // Open reads what the image says of itself below dir, which is "/" but in tests.
 func Open(dir string, log *slog.Logger) (*Machine, error) {
+	processor, err := arch.Find(runtime.GOARCH)
+	if err != nil {
+		return nil, err
+	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
@@ -40,7 +47,7 @@ func Open(dir string, log *slog.Logger) (*Machine, error) {
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
-	m := &Machine{root: root, log: log, run: hostRun(log), tpm: hostTPM, now: time.Now, console: io.Discard, lookups: hostLookups(), facts: f}
+	m := &Machine{root: root, log: log, run: hostRun(log), tpm: hostTPM, now: time.Now, console: io.Discard, lookups: hostLookups(), facts: f, arch: processor}
 	m.key = hostKey(log, m.run)
 	return m, nil
 }
@@ -86,7 +93,7 @@ func (m *Machine) machineFile() (*machine.Machine, error) {
 // target is the machine for the settings of controls.
 func (m *Machine) target(c *machine.Machine) *control.Target {
 	return &control.Target{
-		Phase: control.FirstBoot, Root: m.root, Release: m.facts.Release, Profile: &m.facts.Profile, Machine: c, Log: m.log,
+		Phase: control.FirstBoot, Root: m.root, Release: m.facts.Release, Arch: m.arch, Profile: &m.facts.Profile, Machine: c, Log: m.log,
 		Run: func(ctx context.Context, argv ...string) (string, error) { return m.run(ctx, nil, argv...) },
 		RunInput: func(ctx context.Context, stdin string, argv ...string) (string, error) {
 			return m.run(ctx, []byte(stdin), argv...)
@@ -97,7 +104,7 @@ func (m *Machine) target(c *machine.Machine) *control.Target {
 // subject is the machine for the checks of controls.
 func (m *Machine) subject(c *machine.Machine) *control.Machine {
 	return &control.Machine{
-		Release: m.facts.Release, Profile: &m.facts.Profile, Config: c,
+		Release: m.facts.Release, Arch: m.arch, Profile: &m.facts.Profile, Config: c,
 		Run: func(ctx context.Context, argv ...string) (string, error) { return m.run(ctx, nil, argv...) },
 		RunInput: func(ctx context.Context, stdin string, argv ...string) (string, error) {
 			return m.run(ctx, []byte(stdin), argv...)

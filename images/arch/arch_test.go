@@ -1,13 +1,14 @@
 package arch
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 )
 
 func TestRows(t *testing.T) {
 	for _, a := range All {
-		if got, err := Find(a.Name); err != nil || got != a {
+		if got, err := Find(a.Name); err != nil || !reflect.DeepEqual(got, a) {
 			t.Errorf("Find(%s) = %+v, %v", a.Name, got, err)
 		}
 		if a.Machine == "" || a.EFI == "" || a.Console == "" {

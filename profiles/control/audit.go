@@ -142,7 +142,7 @@ func applyAuditRules(t *Target, p *profiles.Profile) error {
 		if err := makeWatchable(t.Root, r); err != nil {
 			return err
 		}
-		for _, line := range r.lines() {
+		for _, line := range r.lines(t.Arch) {
 			b.WriteString(line + "\n")
 		}
 	}
@@ -151,7 +151,7 @@ func applyAuditRules(t *Target, p *profiles.Profile) error {
 		return err
 	}
 	for _, program := range programs {
-		for _, line := range privilegedRule(program).lines() {
+		for _, line := range privilegedRule(program).lines(t.Arch) {
 			b.WriteString(line + "\n")
 		}
 	}
@@ -242,7 +242,7 @@ func checkAuditRules(ctx context.Context, m *Machine, p *profiles.Profile) (stri
 		}
 	}
 	for _, r := range auditRules(p) {
-		for _, line := range r.lines() {
+		for _, line := range r.lines(m.Arch) {
 			if !slices.Contains(loaded, normalRule(line)) {
 				faults = append(faults, "not loaded: "+line)
 			}
@@ -262,7 +262,7 @@ func checkPrivileged(ctx context.Context, m *Machine) (string, error) {
 	}
 	var faults []string
 	for _, p := range programs {
-		for _, line := range privilegedRule(p).lines() {
+		for _, line := range privilegedRule(p).lines(m.Arch) {
 			if !slices.Contains(loaded, normalRule(line)) {
 				faults = append(faults, "not loaded: "+line)
 			}

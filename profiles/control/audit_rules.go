@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"ward/images/arch"
 	"ward/profiles"
 )
 
@@ -111,8 +112,9 @@ func privilegedRule(path string) auditRule {
 	return auditRule{key: "privileged", fields: append([]string{"path=" + path, "perm=x"}, byPeople...)}
 }
 
-// lines are the rule as auditctl reads it, for the 64-bit table and the 32-bit one.
-func (r auditRule) lines() []string {
+// lines are the rule as auditctl reads it, for the 64-bit table of an architecture and
+// for the 32-bit one.
+func (r auditRule) lines(a arch.Arch) []string {
 	one := func(arch string, calls []string) string {
 		var b strings.Builder
 		b.WriteString("-a always,exit -F arch=" + arch)
@@ -125,7 +127,8 @@ func (r auditRule) lines() []string {
 		b.WriteString(" -F key=" + r.key)
 		return b.String()
 	}
-	return []string{one("b64", slices.Concat(r.calls, r.only64)), one("b32", slices.Concat(r.calls, r.only32))}
+	calls64 := slices.DeleteFunc(slices.Concat(r.calls, r.only64), func(c string) bool { return slices.Contains(a.NoCalls, c) })
+	return []string{one("b64", calls64), one("b32", slices.Concat(r.calls, r.only32))}
 }
 
 // path returns the value of a path or dir field, and whether it is a dir.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 
+	"ward/images/arch"
 	"ward/images/distro"
 	"ward/profiles"
 	"ward/profiles/machine"
@@ -52,6 +53,7 @@ type Target struct {
 	Phase   Phase
 	Root    *os.Root // the image's tree or the machine's /
 	Release distro.Release
+	Arch    arch.Arch
 	Profile *profiles.Profile
 	Machine *machine.Machine // nil at bake
 	Log     *slog.Logger
@@ -66,6 +68,7 @@ type Target struct {
 // Machine is the running system that a check looks at.
 type Machine struct {
 	Release distro.Release
+	Arch    arch.Arch
 	Profile *profiles.Profile
 	Config  *machine.Machine
 	// Run executes a program and returns its standard output, also when it fails;

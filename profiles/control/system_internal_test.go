@@ -5,6 +5,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"ward/images/arch"
 	"ward/profiles"
 	"ward/profiles/machine"
 )
@@ -39,12 +40,31 @@ func TestAuditRuleKeys(t *testing.T) {
 	p.Controls.Audit.AppDirs = []string{"/opt/app"}
 	have := make(map[string]int)
 	for _, r := range auditRules(&p) {
-		have[r.key] += len(r.lines())
+		have[r.key] += len(r.lines(arch.All[0]))
 	}
 	for _, key := range []string{"phi_access", "app_access", "user_changes", "shadow_changes", "group_changes", "sudoers_changes", "auth_log",
 		"root_commands", "file_deletion", "ssh_key_changes", "time_change", "modules", "breakglass"} {
 		if have[key] < 2 {
 			t.Errorf("%d rules have the key %s, want one for each system call table", have[key], key)
+		}
+	}
+}
+
+// A call that an architecture has no number for must be in no rule for its 64-bit
+// table, and a rule must not become one for every call by that.
+func TestAuditRulesOfArch(t *testing.T) {
+	var p profiles.Profile
+	for _, a := range arch.All {
+		for _, r := range auditRules(&p) {
+			lines := r.lines(a)
+			for _, call := range a.NoCalls {
+				if strings.Contains(strings.NewReplacer(",", " ,", "-S ", " ,").Replace(lines[0])+" ", " ,"+call+" ") {
+					t.Errorf("%s: %q has %s", a.Name, lines[0], call)
+				}
+			}
+			if len(r.calls) > 0 && (!strings.Contains(lines[0], " -S ") || !strings.Contains(lines[1], r.calls[0])) {
+				t.Errorf("%s: %q of %q", a.Name, lines, r.calls)
+			}
 		}
 	}
 }
