@@ -68,7 +68,8 @@ func checkIssue(ctx context.Context, m *Machine) (string, error) {
 
 // motdScript logs the throw-away account in on a terminal, with the lines of
 // sshd's PAM stack that show the message of the day. login(1) shows what they say;
-// su(1) would swallow it.
+// su(1) would swallow it. It takes the shell's place, since util-linux's makes a process
+// group of its own, which the terminal would stop as one in the background.
 var motdScript = fmt.Sprintf(`
 printf '%%s\n' '%s:x:%d:65534::/:/bin/true' >>/etc/passwd
 printf '%%s\n' '%s:*:1::::::' >>/etc/shadow
@@ -78,7 +79,7 @@ printf '%%s\n' '%s:*:1::::::' >>/etc/shadow
 	echo 'session required pam_permit.so'
 	grep -E '^session[[:space:]].*pam_motd\.so' /etc/pam.d/sshd | grep -v motd.dynamic
 } >/etc/pam.d/login
-script --quiet --return --command 'login -f %s' /dev/null </dev/null >/tmp/shown || exit 91
+script --quiet --return --command 'exec login -f %s' /dev/null </dev/null >/tmp/shown || exit 91
 tr -d '\r' </tmp/shown | while IFS= read -r line; do say "$line"; done
 say
 `, probeUser, probeUID, probeUser, probeUser)
