@@ -84,7 +84,7 @@ test: image sizes ## unit tests, then the main end-to-end tests in QEMU; a skip 
 .PHONY: qemu
 qemu: image ## end-to-end tests in QEMU whose names match RUN
 	@.ci/tools $(QEMU_TOOLS)
-	QEMU_TESTS=require WARD_IMAGE_DIR=$(abspath out/debian-12) $(GO) test -count=1 -p 1 -timeout 150m -v -run '$(RUN)' ./qemu-tests/...
+	QEMU_TESTS=require WARD_IMAGE_DIR=$(abspath $(OUT)) $(GO) test -count=1 -p 1 -timeout 150m -v -run '$(RUN)' ./qemu-tests/...
 
 .PHONY: test-real
 test-real: tools build ## build IMAGE from a real MIRROR (and its KEYRING) and grade it in QEMU
@@ -94,7 +94,7 @@ test-real: tools build ## build IMAGE from a real MIRROR (and its KEYRING) and g
 
 .PHONY: qemu-power
 qemu-power: image ## cut the power of CUTS first boots (30) at random instants
-	QEMU_TESTS=require WARD_IMAGE_DIR=$(abspath out/debian-12) WARD_POWER_CUTS=$(or $(CUTS),30) $(GO) test -count=1 -timeout 12h -v -run PowerCut ./qemu-tests
+	QEMU_TESTS=require WARD_IMAGE_DIR=$(abspath $(OUT)) WARD_POWER_CUTS=$(or $(CUTS),30) $(GO) test -count=1 -timeout 12h -v -run PowerCut ./qemu-tests
 
 # What baking for another processor and a machine of it need.
 NIGHTLY_TOOLS := /usr/bin/qemu-aarch64-static:qemu-user-static arch-test:arch-test qemu-system-aarch64:qemu-system-arm /usr/share/AAVMF/AAVMF_CODE.fd:qemu-efi-aarch64
