@@ -57,7 +57,7 @@ func (b *build) fromLock(ctx context.Context, spec *rootfs.Spec) (func(), error)
 		remove()
 		return nil, err
 	}
-	spec.Mirrors, spec.Setup, spec.Epoch = []string{lock.Mirror(dir)}, nil, b.Lock.Made.Unix()
+	spec.Mirrors, spec.Setup, spec.Sources, spec.Epoch = []string{lock.Mirror(dir)}, nil, b.Lock.Sources, b.Lock.Made.Unix()
 	// All of them by name: which ones are a base system's is said by the archive's
 	// index (Priority), and a package's own control file may say otherwise.
 	spec.Packages = nil
@@ -186,7 +186,7 @@ func (b *build) lockDeb(ctx context.Context, l *lock.Lock) error {
 
 // readBase reads, from the tar of a tree, what is installed and from where.
 func readBase(log *slog.Logger, name string) (installed []lock.Installed, sources string, err error) {
-	f, err := os.Open(name)
+	f, err := openBase(name)
 	if err != nil {
 		return nil, "", err
 	}

@@ -70,12 +70,20 @@ func (apt) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, 
 	if len(s.Release.Components) > 0 {
 		argv = append(argv, "--components="+strings.Join(s.Release.Components, ","))
 	}
-	setup, remove, err := setupHooks(s.Setup)
+	setup, remove, err := uploads("setup", s.Setup)
 	if err != nil {
 		return fmt.Errorf("rootfs: %w", err)
 	}
 	defer remove()
 	argv = append(argv, setup...)
+	if s.Sources != "" { // in place of the folder where the packages lay, which has another name each time
+		last, remove, err := uploads("customize", []sourceslist.File{{Path: "etc/apt/sources.list", Data: []byte(s.Sources)}})
+		if err != nil {
+			return fmt.Errorf("rootfs: %w", err)
+		}
+		defer remove()
+		argv = append(argv, last...)
+	}
 	for _, path := range excluded {
 		argv = append(argv, "--dpkgopt=path-exclude="+path)
 	}
@@ -98,13 +106,13 @@ func (apt) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, 
 	return fmt.Errorf("rootfs: %s: %w", s.Release.Name(), err)
 }
 
-// setupHooks puts files into the tree before its first update, owned by root
-// whoever builds (mmdebstrap(1), "upload").
-func setupHooks(files []sourceslist.File) (argv []string, remove func(), err error) {
+// uploads puts files into the tree at a hook, such as setup, before its first update,
+// owned by root whoever builds (mmdebstrap(1), "upload").
+func uploads(hook string, files []sourceslist.File) (argv []string, remove func(), err error) {
 	if len(files) == 0 {
 		return nil, func() {}, nil
 	}
-	dir, err := os.MkdirTemp("", "ward-setup-")
+	dir, err := os.MkdirTemp("", "ward-upload-")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -115,7 +123,7 @@ func setupHooks(files []sourceslist.File) (argv []string, remove func(), err err
 			remove()
 			return nil, nil, err
 		}
-		argv = append(argv, fmt.Sprintf("--setup-hook=upload '%s' '/%s'", name, f.Path))
+		argv = append(argv, fmt.Sprintf("--%s-hook=upload '%s' '/%s'", hook, name, f.Path))
 	}
 	return argv, remove, nil
 }

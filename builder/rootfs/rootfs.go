@@ -26,7 +26,7 @@ type Spec struct {
 	Epoch    int64    // SOURCE_DATE_EPOCH, seconds
 
 	Base     *Vendor            // what the tree starts from; nil: nothing
-	Sources  string             // rpm: dnf.conf(5) of the machine when packages come as files
+	Sources  string             // where the machine has packages from, when the tree has them from files: sources.list(5), dnf.conf(5)
 	Setup    []sourceslist.File // deb: in the tree before its first update
 	Patience time.Duration      // how long a mirror may say nothing; 0: 30 s
 }
