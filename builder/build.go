@@ -245,7 +245,10 @@ func (b *build) fetch(ctx context.Context, fresh bool) error {
 			}
 			defer remove()
 		}
-		if err := rootfs.Bootstrap(ctx, b.Log, spec, filepath.Join(dir, baseFile), transcript, b.note); err != nil {
+		err = compressed(filepath.Join(dir, baseFile), func(tar string) error {
+			return rootfs.Bootstrap(ctx, b.Log, spec, tar, transcript, b.note)
+		})
+		if err != nil {
 			return fmt.Errorf("%w\nhint: all that was said is in %s", err, transcript.Name())
 		}
 		return nil

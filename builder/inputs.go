@@ -44,7 +44,7 @@ type baseInputs struct {
 }
 
 // recipe is the version of what builder/rootfs does.
-const recipe = 2
+const recipe = 3
 
 // hashInputs hashes everything that the steps depend on.
 func (b *build) hashInputs(ctx context.Context) error {

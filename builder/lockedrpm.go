@@ -25,17 +25,18 @@ const maxRPMDB = 1 << 30
 
 // lockRPM completes a lock with the rpm packages of the tree that was made.
 func (b *build) lockRPM(ctx context.Context, l *lock.Lock) error {
-	f, err := os.Open(b.base.Path(baseFile))
+	name := b.base.Path(baseFile)
+	f, err := openBase(name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	installed, sources, err := b.readRPMTree(ctx, f)
 	if err != nil {
-		return fmt.Errorf("%s: %w", f.Name(), err)
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	if len(installed) == 0 || sources == "" {
-		return fmt.Errorf("%s: has no rpm database or no %s", f.Name(), machineRepo)
+		return fmt.Errorf("%s: has no rpm database or no %s", name, machineRepo)
 	}
 	l.Sources = sources
 	if v := b.vendor(); v != nil {

@@ -4,26 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/klauspost/compress/zstd"
 
 	"ward/builder/cache"
 	"ward/builder/registry"
 )
 
 // The packages of an image in a registry, so that a fleet of machines installs
-// them once: the tar, compressed, and when it was made, which is part of what an
+// them once: the tar and when it was made, which is part of what an
 // image becomes. Whoever may write there decides what is in the images.
 const (
-	baseFile   = "base.tar"
-	sharedFile = "base.tar.zst"
-	madeFile   = "made"      // in a cache entry that came from a registry, RFC 3339
-	madeNote   = "ward.made" // in the registry
+	madeFile = "made"      // in a cache entry that came from a registry, RFC 3339
+	madeNote = "ward.made" // in the registry
 )
 
 // remoteRef is where an entry of a key lies.
@@ -56,7 +51,7 @@ func (b *build) fromRegistry(ctx context.Context, key, dir string) (bool, error)
 		b.Log.Warn("the shared cache has an entry without its time, packages are installed here", "entry", ref)
 		return false, nil
 	}
-	if err := unzstd(filepath.Join(dir, baseFile), filepath.Join(temp, sharedFile)); err != nil {
+	if err := os.Rename(filepath.Join(temp, baseFile), filepath.Join(dir, baseFile)); err != nil {
 		return false, fmt.Errorf("%s: %w", ref, err)
 	}
 	return true, os.WriteFile(filepath.Join(dir, madeFile), []byte(notes[madeNote]+"\n"), 0o600)
@@ -85,18 +80,9 @@ func (b *build) share(ctx context.Context) error {
 	if err := b.base.Verify(baseFile); err != nil {
 		return err
 	}
-	temp, lock, err := workFolder(filepath.Dir(filepath.Clean(b.Output)), filepath.Base(b.Output))
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	defer os.RemoveAll(temp)
-	if err := toZstd(filepath.Join(temp, sharedFile), b.base.Path(baseFile)); err != nil {
-		return err
-	}
 	made := b.base.Made.UTC().Format(time.RFC3339)
 	ref := b.remoteRef(b.base.Key)
-	if err := registry.Push(ctx, ref, registry.Entry, temp, []string{sharedFile}, made, map[string]string{madeNote: made}, nil); err != nil {
+	if err := registry.Push(ctx, ref, registry.Entry, b.base.Path(""), []string{baseFile}, made, map[string]string{madeNote: made}, nil); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -106,40 +92,4 @@ func (b *build) share(ctx context.Context) error {
 	}
 	b.event.Text = ref
 	return nil
-}
-
-func toZstd(to, from string) error {
-	return convert(to, from, func(w io.Writer, r io.Reader) error {
-		z, err := zstd.NewWriter(w)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(z, r)
-		return errors.Join(err, z.Close())
-	})
-}
-
-func unzstd(to, from string) error {
-	return convert(to, from, func(w io.Writer, r io.Reader) error {
-		z, err := zstd.NewReader(r)
-		if err != nil {
-			return err
-		}
-		defer z.Close()
-		_, err = io.Copy(w, z)
-		return err
-	})
-}
-
-func convert(to, from string, f func(io.Writer, io.Reader) error) error {
-	src, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	dst, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(dst, src), dst.Close())
 }

@@ -41,8 +41,14 @@ func unpack(ctx context.Context, log *slog.Logger, s UnpackSpec, note func(strin
 		return err
 	}
 	note("unpack")
-	err := command.Run(ctx, log, "tar", "--extract", "--file", s.Base, "--directory", tree, "--numeric-owner", "--same-permissions",
-		"--xattrs", "--xattrs-include=*", "--exclude=./dev/*")
+	base, err := openBase(s.Base)
+	if err != nil {
+		return err
+	}
+	defer base.Close()
+	err = command.Start(ctx, log, command.Spec{Stdin: base, Argv: []string{
+		"tar", "--extract", "--directory", tree, "--numeric-owner", "--same-permissions", "--xattrs", "--xattrs-include=*", "--exclude=./dev/*",
+	}})
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func TestRootless(t *testing.T) {
 	// The user's own folder, with the packages that root's build used.
 	home := w.path("home")
 	run(t, "mkdir", "-p", home+"/cache")
-	entries, err := filepath.Glob(filepath.Join(w.cache, "packages-*", "base.tar"))
+	entries, err := filepath.Glob(filepath.Join(w.cache, "packages-*", "base.tar.zst"))
 	if err != nil || len(entries) == 0 {
 		t.Fatalf("no packages in the cache (%v)", err)
 	}
