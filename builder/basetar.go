@@ -37,9 +37,9 @@ func (r *baseReader) Close() error {
 	return r.f.Close()
 }
 
-// compressed has make write a file, which it is given the name of, and compresses what
+// compressed lets write make a file, which it is given the name of, and compresses what
 // comes while it comes: the name is that of a FIFO. It returns once both have ended.
-func compressed(name string, make func(fifo string) error) (err error) {
+func compressed(name string, write func(fifo string) error) error {
 	dir, err := os.MkdirTemp(filepath.Dir(name), ".fifo-")
 	if err != nil {
 		return err
@@ -50,7 +50,7 @@ func compressed(name string, make func(fifo string) error) (err error) {
 		return fmt.Errorf("%s: %w", fifo, err)
 	}
 	// Reading without waiting for a writer; then a writer of our own, so that the end is
-	// told when make has ended, and not before it has begun.
+	// told when that one has ended, and not before it has begun.
 	r, err := os.OpenFile(fifo, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
@@ -61,22 +61,17 @@ func compressed(name string, make func(fifo string) error) (err error) {
 		return err
 	}
 	defer keep.Close()
-	done := inBackground(func() error {
+	written := begin(func() (any, error) {
 		err := compress(name, r)
 		if err != nil {
 			io.Copy(io.Discard, r) // or the writer would wait for a reader
 		}
-		return err
+		return nil, err
 	})
-	err = make(fifo)
+	err = write(fifo)
 	keep.Close()
-	return errors.Join(<-done, err)
-}
-
-func inBackground(f func() error) <-chan error {
-	done := make(chan error, 1)
-	go func() { done <- f() }()
-	return done
+	_, failed := written.wait()
+	return errors.Join(failed, err)
 }
 
 // compress writes a file. What unpacking it costs is no more at this level, and it is
