@@ -167,7 +167,7 @@ func (b *build) lockDeb(ctx context.Context, l *lock.Lock) error {
 		return err
 	}
 	// What the vendor's tree has as it is comes with it, and not from the archive.
-	if installed, err = b.beyondVendor(installed); err != nil {
+	if installed, err = b.beyondVendor(installed, readTree); err != nil {
 		return err
 	}
 	keys, remove, err := b.keys()
@@ -227,8 +227,9 @@ func readTree(r io.Reader) (installed []lock.Installed, sources string, err erro
 	}
 }
 
-// beyondVendor returns what is not in the vendor's tree in the same version.
-func (b *build) beyondVendor(installed []lock.Installed) ([]lock.Installed, error) {
+// beyondVendor returns what is not in the vendor's tree, of which read tells what is
+// installed, in the same version.
+func (b *build) beyondVendor(installed []lock.Installed, read func(io.Reader) ([]lock.Installed, string, error)) ([]lock.Installed, error) {
 	v := b.vendor()
 	if v == nil {
 		return installed, nil
@@ -238,7 +239,7 @@ func (b *build) beyondVendor(installed []lock.Installed) ([]lock.Installed, erro
 		return nil, err
 	}
 	defer r.Close()
-	had, _, err := readTree(r)
+	had, _, err := read(r)
 	if err != nil {
 		return nil, fmt.Errorf("base: %s: %w", v.Path, err)
 	}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"ward/builder/lock"
@@ -31,7 +30,8 @@ func (b *build) lockRPM(ctx context.Context, l *lock.Lock) error {
 		return err
 	}
 	defer f.Close()
-	installed, sources, err := b.readRPMTree(ctx, f)
+	read := func(r io.Reader) ([]lock.Installed, string, error) { return b.readRPMTree(ctx, r) }
+	installed, sources, err := read(f)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -39,17 +39,8 @@ func (b *build) lockRPM(ctx context.Context, l *lock.Lock) error {
 		return fmt.Errorf("%s: has no rpm database or no %s", name, machineRepo)
 	}
 	l.Sources = sources
-	if v := b.vendor(); v != nil {
-		r, err := v.Open()
-		if err != nil {
-			return err
-		}
-		defer r.Close()
-		had, _, err := b.readRPMTree(ctx, r)
-		if err != nil {
-			return fmt.Errorf("base: %s: %w", v.Path, err)
-		}
-		installed = slices.DeleteFunc(installed, func(p rootfs.RPM) bool { return slices.Contains(had, p) })
+	if installed, err = b.beyondVendor(installed, read); err != nil {
+		return err
 	}
 	spec := rootfs.Spec{Release: b.release, Mirrors: b.Image.Mirrors, Keyring: b.keyring()}
 	return lock.ResolveRPM(ctx, b.Log, l, spec, installed)
@@ -57,7 +48,7 @@ func (b *build) lockRPM(ctx context.Context, l *lock.Lock) error {
 
 // readRPMTree reads rpm's database and the repositories in a tar of a tree. The
 // database is laid out in a folder of its own, where this host's rpm reads it.
-func (b *build) readRPMTree(ctx context.Context, r io.Reader) (installed []rootfs.RPM, sources string, err error) {
+func (b *build) readRPMTree(ctx context.Context, r io.Reader) (installed []lock.Installed, sources string, err error) {
 	dir, err := os.MkdirTemp("", "ward-rpmdb-")
 	if err != nil {
 		return nil, "", err
@@ -91,7 +82,10 @@ func (b *build) readRPMTree(ctx context.Context, r io.Reader) (installed []rootf
 	if !some {
 		return nil, sources, nil
 	}
-	installed, err = rootfs.Installed(ctx, b.Log, dir)
+	all, err := rootfs.Installed(ctx, b.Log, dir)
+	for _, p := range all {
+		installed = append(installed, lock.Installed{Name: p.Name, Version: p.EVR, Arch: p.Arch})
+	}
 	return installed, sources, err
 }
 

@@ -13,10 +13,10 @@ import (
 
 // ResolveRPM looks up, in the repositories that a tree was made from, each of the
 // packages that are installed in it.
-func ResolveRPM(ctx context.Context, log *slog.Logger, l *Lock, s rootfs.Spec, installed []rootfs.RPM) error {
+func ResolveRPM(ctx context.Context, log *slog.Logger, l *Lock, s rootfs.Spec, installed []Installed) error {
 	at := map[Installed]int{}
 	for _, i := range installed {
-		at[Installed{i.Name, i.EVR, i.Arch}] = -1
+		at[i] = -1
 	}
 	found, repositories, err := rootfs.Find(ctx, log, s, func(r rootfs.RPM) bool {
 		_, ok := at[Installed{r.Name, r.EVR, r.Arch}]

@@ -3,8 +3,6 @@ package rootfs
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -16,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"ward/builder/cache"
 	"ward/builder/command"
 )
 
@@ -70,19 +69,18 @@ func Find(ctx context.Context, log *slog.Logger, s Spec, want func(RPM) bool) (f
 
 // readRepodata reads what dnf has of the n-th repository: its folder is called by the
 // repository and a hash, its list of packages by a digest.
-func readRepodata(cache string, n int, base string, want func(RPM) bool) ([]RPM, Repository, error) {
+func readRepodata(fetched string, n int, base string, want func(RPM) bool) ([]RPM, Repository, error) {
 	folder := fmt.Sprintf("ward-%d-*", n)
-	repomd, err := one(filepath.Join(cache, folder, "repodata", "repomd.xml"))
+	repomd, err := one(filepath.Join(fetched, folder, "repodata", "repomd.xml"))
 	if err != nil {
 		return nil, Repository{}, err
 	}
-	text, err := os.ReadFile(repomd)
+	sum, err := cache.Sum(repomd)
 	if err != nil {
 		return nil, Repository{}, err
 	}
-	sum := sha256.Sum256(text)
-	repo := Repository{base, hex.EncodeToString(sum[:])}
-	primary, err := one(filepath.Join(cache, folder, "repodata", "*-primary.xml*"))
+	repo := Repository{base, sum}
+	primary, err := one(filepath.Join(fetched, folder, "repodata", "*-primary.xml*"))
 	if err != nil {
 		return nil, repo, err
 	}

@@ -5,8 +5,6 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +17,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
+	"ward/builder/cache"
 	"ward/images/distro"
 )
 
@@ -58,16 +57,11 @@ func (v *Vendor) Digest() (string, error) {
 		_, digest, err := ociImage(v.Path, v.Arch)
 		return digest, err
 	}
-	f, err := os.Open(v.Path)
+	sum, err := cache.Sum(v.Path)
 	if err != nil {
 		return "", fmt.Errorf("base: %w", err)
 	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("base: %s: %w", v.Path, err)
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return sum, nil
 }
 
 // Open reads the tree as an uncompressed tar. A layout's layers are compared with
