@@ -32,29 +32,29 @@ import (
 // BakeSpec is what the inner half of a build is told. It travels as JSON on
 // standard input to this same program, started again in a namespace.
 type BakeSpec struct {
-	Unpacked string               `json:"unpacked"` // what unpack left
-	Output   string               `json:"output"`   // folder for the results
-	Arch     string               `json:"arch"`     // of the image
-	Facts    firstboot.ImageFacts `json:"facts"`
-	Config   handoff.Config       `json:"config"` // of init
-	Profile  *profiles.Profile    `json:"profile"`
-	Modules  []string             `json:"modules"` // of the initramfs: names or sets
-	Cmdline  string               `json:"cmdline"`
-	Wardctl  string               `json:"wardctl"`             // path of the binary
-	Init     string               `json:"init"`                // path of the binary
-	EmbedKey string               `json:"embed_key,omitempty"` // path of the key file; empty: none
-	RootSize int64                `json:"root_size"`           // bytes
-	RootUUID string               `json:"root_uuid"`           // of the file system
-	Mke2fs   string               `json:"mke2fs"`              // version of what makes it
-	Sources  string               `json:"sources"`             // sources.list(5) to write; empty: what is there is right
-	Apt      []sourceslist.File   `json:"apt,omitempty"`       // its sources, keys and pins where the image names some
-	Fstab    string               `json:"fstab"`
-	Epoch    int64                `json:"epoch"`            // SOURCE_DATE_EPOCH, seconds
-	Tar      bool                 `json:"tar"`              // the tree as a tar as well
-	Cache    string               `json:"cache"`            // folder of the cache, for the initramfs
-	Code     string               `json:"code"`             // sha256 of ward, whose code makes it
-	Verity   string               `json:"verity,omitempty"` // salt, 64 hex digits: root is read-only with a hash tree; empty: it is not
-	Hold     string               `json:"hold,omitempty"`   // package that is not to be updated on the machine; empty: none
+	Installed string               `json:"installed"` // what settleTree left
+	Output    string               `json:"output"`    // folder for the results
+	Arch      string               `json:"arch"`      // of the image
+	Facts     firstboot.ImageFacts `json:"facts"`
+	Config    handoff.Config       `json:"config"` // of init
+	Profile   *profiles.Profile    `json:"profile"`
+	Modules   []string             `json:"modules"` // of the initramfs: names or sets
+	Cmdline   string               `json:"cmdline"`
+	Wardctl   string               `json:"wardctl"`             // path of the binary
+	Init      string               `json:"init"`                // path of the binary
+	EmbedKey  string               `json:"embed_key,omitempty"` // path of the key file; empty: none
+	RootSize  int64                `json:"root_size"`           // bytes
+	RootUUID  string               `json:"root_uuid"`           // of the file system
+	Mke2fs    string               `json:"mke2fs"`              // version of what makes it
+	Sources   string               `json:"sources"`             // sources.list(5) to write; empty: what is there is right
+	Apt       []sourceslist.File   `json:"apt,omitempty"`       // its sources, keys and pins where the image names some
+	Fstab     string               `json:"fstab"`
+	Epoch     int64                `json:"epoch"`            // SOURCE_DATE_EPOCH, seconds
+	Tar       bool                 `json:"tar"`              // the tree as a tar as well
+	Cache     string               `json:"cache"`            // folder of the cache, for the initramfs
+	Code      string               `json:"code"`             // sha256 of ward, whose code makes it
+	Verity    string               `json:"verity,omitempty"` // salt, 64 hex digits: root is read-only with a hash tree; empty: it is not
+	Hold      string               `json:"hold,omitempty"`   // package that is not to be updated on the machine; empty: none
 }
 
 // What Bake leaves in BakeSpec.Output.
@@ -136,9 +136,6 @@ func Bake(ctx context.Context, log *slog.Logger, s BakeSpec, note func(string)) 
 	return nil
 }
 
-// treeChanged is said of an unpacked tree that is no longer what it was.
-const treeChanged = "was changed since it was unpacked"
-
 // bake is one run of Bake.
 type bake struct {
 	BakeSpec
@@ -150,30 +147,24 @@ type bake struct {
 	root    *os.Root
 	upper   string         // layer of our own; empty: the tree is a copy
 	mounts  []string       // inside the tree
-	facts   treeFacts      // of the unpacked tree
-	lower   *later[survey] // of the unpacked tree, which is what it was
+	facts   treeFacts      // of the tree of packages
+	lower   *later[survey] // of the tree of packages, which is what it was
 	packed  *later[packed] // the initramfs
-	based   *later[base]   // the file system of the unpacked tree
+	based   *later[base]   // the file system of the tree of packages
 	last    survey         // of the finished tree
 	baked   Baked
 }
 
-// layer puts a layer of our own over the unpacked tree, which stays as it is: it
+// layer puts a layer of our own over the tree of packages, which stays as it is: it
 // is shared with every other image of these packages. While the layer is worked
 // on, the tree below is compared with its digest, and the initramfs and the file
 // system of that tree are made.
-func (b *bake) layer(ctx context.Context) error {
-	if err := readJSON(filepath.Join(b.Unpacked, treeFile), &b.facts); err != nil {
-		return fmt.Errorf("%s %s: %w", b.Unpacked, treeChanged, err)
+func (b *bake) layer(ctx context.Context) (err error) {
+	if b.facts, err = readFacts(b.Installed); err != nil {
+		return err
 	}
-	lower := filepath.Join(b.Unpacked, treeDir)
-	b.lower = begin(func() (survey, error) {
-		got, err := surveyTree(ctx, lower, false, nil)
-		if err == nil && treeDigest(got, b.facts.Suspects) != b.facts.Digest {
-			err = fmt.Errorf("%s %s\nhint: remove %s, the next build unpacks it again", lower, treeChanged, b.Unpacked)
-		}
-		return got, err
-	})
+	lower := filepath.Join(b.Installed, treeDir)
+	b.lower = begin(func() (survey, error) { return b.surveyLower(ctx) })
 	b.packed = begin(func() (packed, error) { return b.pack(ctx, lower) })
 	upper, work := filepath.Join(b.work, "upper"), filepath.Join(b.work, "work")
 	for _, dir := range []string{upper, work, b.tree} {
@@ -197,9 +188,18 @@ func (b *bake) layer(ctx context.Context) error {
 			return err
 		}
 	}
-	root, err := os.OpenRoot(b.tree)
-	b.root = root
+	b.root, err = os.OpenRoot(b.tree)
 	return err
+}
+
+// surveyLower reads the tree of packages, which must be what it was.
+func (b *bake) surveyLower(ctx context.Context) (survey, error) {
+	// Another ward may know of other secrets than the one that looked for them.
+	got, err := surveyTree(ctx, filepath.Join(b.Installed, treeDir), b.facts.Code != b.Code, nil)
+	if err != nil {
+		return nil, err
+	}
+	return got, b.facts.compare(b.Installed, got)
 }
 
 // run executes a program in the tree. The tree's /proc and /dev are there from
@@ -458,7 +458,7 @@ func (b *bake) unchanged() func(string, fs.FileInfo) (string, bool) {
 	}
 	below := make(map[string]surveyed, len(lower))
 	for _, e := range lower {
-		if e.info.Mode().IsRegular() && !slices.Contains(b.facts.Suspects, e.path) {
+		if e.info.Mode().IsRegular() && len(e.found) == 0 && !slices.Contains(b.facts.Suspects, e.path) {
 			below[e.path] = e
 		}
 	}
@@ -480,14 +480,11 @@ func (b *bake) untouched(path string) bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// tar packs the tree for a container in which suites of tests run. The names are
-// sorted and the times of access left out, so that equal trees give equal bytes;
-// file capabilities are extended attributes.
+// tar packs the tree for a container in which suites of tests run.
 func (b *bake) tar(ctx context.Context) error {
 	if !b.Tar {
 		return nil
 	}
-	return command.Run(ctx, b.log, "tar", "--create", "--file="+filepath.Join(b.Output, tarFile), "--use-compress-program=gzip -n -1",
-		"--directory="+b.tree, "--format=posix", "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime",
-		"--sort=name", "--numeric-owner", "--xattrs", "--xattrs-include=*", ".")
+	argv := append([]string{"tar", "--create", "--file=" + filepath.Join(b.Output, tarFile), "--use-compress-program=gzip -n -1", "--directory=" + b.tree}, treeTar...)
+	return command.Run(ctx, b.log, append(argv, ".")...)
 }

@@ -14,13 +14,13 @@ import (
 	"ward/initramfs/handoff"
 )
 
-// baseKind are the cache's entries with the file system of an unpacked tree.
+// baseKind are the cache's entries with the file system of a tree of packages.
 const baseKind = "root"
 
 // rawRoot is the root file system that is worked on, in bake.work.
 const rawRoot = "root.ext4"
 
-// base is the file system of the unpacked tree, which every image of these packages
+// base is the file system of the tree of packages, which every image of these packages
 // and this size of root differs from. It is unpacked in rawRoot.
 type base struct {
 	key    string
@@ -35,7 +35,7 @@ func (b *bake) rootBytes() int64 {
 	return b.RootSize
 }
 
-// makeBase makes the file system of the unpacked tree, or takes it from the cache.
+// makeBase makes the file system of the tree of packages, or takes it from the cache.
 func (b *bake) makeBase(ctx context.Context, tree string) (base, error) {
 	key, err := cache.Key([]any{b.Code, b.facts.Digest, b.rootBytes(), b.Epoch, b.Mke2fs})
 	if err != nil {
@@ -100,7 +100,7 @@ func (b *bake) cachedBase(ctx context.Context, c *cache.Cache, key, tree string,
 	return l, nil
 }
 
-// filesystem makes the root file system: that of the unpacked tree with what is
+// filesystem makes the root file system: that of the tree of packages with what is
 // another in the finished one, and with its hash tree where it is verified. A build
 // with an empty cache goes the same way, and so gets the same bytes.
 func (b *bake) filesystem(ctx context.Context) error {
@@ -112,7 +112,7 @@ func (b *bake) filesystem(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	patch, err := changes(filepath.Join(b.Unpacked, treeDir), lower, b.tree, b.last, b.untouched)
+	patch, err := changes(filepath.Join(b.Installed, treeDir), lower, b.tree, b.last, b.untouched)
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ import (
 
 const testEpoch = 1_700_000_000
 
-// twoTrees makes an unpacked tree and what a bake may make of it.
+// twoTrees makes a tree of packages and what a bake may make of it.
 func twoTrees(t *testing.T) (lower, finished string) {
 	t.Helper()
 	lower = t.TempDir()
@@ -36,7 +36,7 @@ func twoTrees(t *testing.T) (lower, finished string) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	settleTree(t, lower)
+	sameTimes(t, lower)
 	finished = filepath.Join(t.TempDir(), "finished")
 	tool(t, "cp", "--archive", lower, finished)
 	at := func(name string) string { return filepath.Join(finished, name) }
@@ -56,7 +56,7 @@ func twoTrees(t *testing.T) (lower, finished string) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	settleTree(t, finished)
+	sameTimes(t, finished)
 	if err := os.Chtimes(at("usr/time"), time.Unix(1, 0), time.Unix(testEpoch-99, 0)); err != nil {
 		t.Fatal(err)
 	}
@@ -76,8 +76,8 @@ func put(t *testing.T, root, name, text string) {
 	}
 }
 
-// settleTree gives every file of a tree the epoch for a time, as a bake does.
-func settleTree(t *testing.T, dir string) {
+// sameTimes gives every file of a tree the epoch for a time, as a bake does.
+func sameTimes(t *testing.T, dir string) {
 	t.Helper()
 	if err := cutTimes(t.Context(), slog.New(slog.DiscardHandler), dir, testEpoch); err != nil {
 		t.Fatal(err)
@@ -99,7 +99,7 @@ func baker(t *testing.T, lower, finished, cacheDir string) *bake {
 	dir := t.TempDir()
 	unpacked := filepath.Join(dir, "unpacked")
 	b := &bake{
-		BakeSpec: BakeSpec{Unpacked: unpacked, Output: dir, RootSize: 64 << 20, RootUUID: "99999999-2222-4333-8444-555555555555", Epoch: testEpoch, Cache: cacheDir, Code: "test"},
+		BakeSpec: BakeSpec{Installed: unpacked, Output: dir, RootSize: 64 << 20, RootUUID: "99999999-2222-4333-8444-555555555555", Epoch: testEpoch, Cache: cacheDir, Code: "test"},
 		log:      slog.New(slog.DiscardHandler), work: filepath.Join(dir, ".work"), tree: finished, facts: treeFacts{Digest: "digest"},
 	}
 	if err := errors.Join(os.MkdirAll(b.work, 0o755), os.Mkdir(unpacked, 0o755), os.Symlink(lower, filepath.Join(unpacked, treeDir))); err != nil {

@@ -32,28 +32,26 @@ import (
 // build is one run of Build.
 type build struct {
 	Options
-	release    distro.Release
-	arch       arch.Arch
-	cache      *cache.Cache
-	inputs     Inputs
-	digest     string           // of the inputs
-	made       time.Time        // when the packages were current
-	apt        *sourceslist.Set // deb: where packages come from
-	base       *cache.Entry
-	unpacked   *cache.Entry
-	installed  bool   // the packages were installed by this build
-	cachedBase bool   // base was in the cache before this build
-	treeSum    string // of the unpacked tree, see treeFacts
-	baked      *cache.Entry
-	rootBase   *cache.Entry // what root in baked differs from
-	root       disk.Layers  // the root file system
-	rootPart   disk.Part    // where it is on the disk
-	work       string       // unfinished output, beside the final one
-	workLock   *os.File
-	result     *Manifest
-	log        *fullLog
-	event      Event // of the running step
-	percent    int64 // of the running downloads
+	release   distro.Release
+	arch      arch.Arch
+	cache     *cache.Cache
+	inputs    Inputs
+	digest    string           // of the inputs
+	made      time.Time        // when the packages were current
+	apt       *sourceslist.Set // deb: where packages come from
+	base      *cache.Entry     // the tree of packages
+	installed bool             // the packages were installed by this build
+	treeSum   string           // of the tree of packages, see treeFacts
+	baked     *cache.Entry
+	rootBase  *cache.Entry // what root in baked differs from
+	root      disk.Layers  // the root file system
+	rootPart  disk.Part    // where it is on the disk
+	work      string       // unfinished output, beside the final one
+	workLock  *os.File
+	result    *Manifest
+	log       *fullLog
+	event     Event // of the running step
+	percent   int64 // of the running downloads
 }
 
 // Plan returns the steps of a build, in order.
@@ -112,7 +110,6 @@ func (b *build) steps() []Step {
 	steps := []Step{
 		{"inputs", b.compare},
 		{"packages", b.packages},
-		{"tree", b.tree},
 		{"system", b.system},
 		{"disk", b.disk},
 		{"formats", b.formats},
@@ -191,7 +188,7 @@ func (b *build) note(text string) {
 	b.Events(e)
 }
 
-// packages makes the tar of the packages, or takes it from the cache.
+// packages installs the packages, or takes their tree from the cache.
 func (b *build) packages(ctx context.Context) error {
 	if err := b.openLog(ctx); err != nil {
 		return err
@@ -199,8 +196,12 @@ func (b *build) packages(ctx context.Context) error {
 	return b.fetch(ctx, b.Update && b.Lock == nil)
 }
 
-// refetch makes the tar of the packages anew, although there is one.
-func (b *build) refetch(ctx context.Context) error { return b.fetch(ctx, true) }
+// refetch installs the packages anew, although there is a tree.
+func (b *build) refetch(ctx context.Context) error {
+	event := b.event
+	defer func() { b.event = event }()
+	return b.fetch(ctx, true)
+}
 
 func (b *build) fetch(ctx context.Context, fresh bool) error {
 	in := b.inputs.Packages
@@ -213,7 +214,7 @@ func (b *build) fetch(ctx context.Context, fresh bool) error {
 			return err
 		}
 	}
-	e, hit, err := b.cache.Get(ctx, "packages", key, fresh, func(ctx context.Context, dir string) error {
+	e, hit, err := b.cache.Get(ctx, packagesKind, key, fresh, func(ctx context.Context, dir string) error {
 		if !fresh {
 			if found, err := b.fromRegistry(ctx, key, dir); found || err != nil {
 				return err
@@ -228,7 +229,7 @@ func (b *build) fetch(ctx context.Context, fresh bool) error {
 			return err
 		}
 		defer transcript.Close()
-		// The tar's times are cut to now: that is when these packages were current.
+		// Times are cut to now: that is when these packages were current.
 		spec := rootfs.Spec{
 			Release: b.release, Arch: in.Arch, Keyring: b.Image.Keyring, Packages: in.Packages, Epoch: time.Now().Unix(),
 			Base: b.vendor(),
@@ -245,19 +246,19 @@ func (b *build) fetch(ctx context.Context, fresh bool) error {
 			}
 			defer remove()
 		}
-		err = compressed(filepath.Join(dir, baseFile), func(tar string) error {
-			return rootfs.Bootstrap(ctx, b.Log, spec, tar, transcript, b.note)
-		})
-		if err != nil {
+		if err := rootfs.Bootstrap(ctx, b.Log, spec, filepath.Join(dir, treeDir), transcript, b.note); err != nil {
 			return fmt.Errorf("%w\nhint: all that was said is in %s", err, transcript.Name())
 		}
-		return nil
+		return b.inside(ctx, Inside{Settle: &SettleSpec{Dir: dir, Epoch: spec.Epoch, Code: b.inputs.Binaries["ward"]}})
 	})
 	if err != nil {
 		return err
 	}
-	b.base, b.cachedBase = e, hit
-	b.event.Bytes = e.Files[baseFile].Size
+	b.base = e
+	var facts treeFacts
+	if err := readJSON(e.Path(treeFile), &facts); err == nil { // a damaged one is found when the tree is used
+		b.treeSum = facts.Digest
+	}
 	switch {
 	case hit && b.Lock != nil:
 		b.event.Kind = Cached
@@ -329,60 +330,16 @@ func (b *build) init() string {
 	return b.Binaries.Init
 }
 
-// tree unpacks the packages, or takes the tree from the cache. Packages whose
-// bytes have changed are fetched again.
-func (b *build) tree(ctx context.Context) error {
-	err := b.unpackTree(ctx, false)
-	if !errors.Is(err, errDamaged) {
-		return err
-	}
-	b.Log.Warn("cached packages are damaged and are made again", "why", err)
-	event := b.event
-	if err := b.refetch(ctx); err != nil {
-		return err
-	}
-	b.event = event
-	return b.unpackTree(ctx, false)
-}
-
 // errDamaged is in the error of a step that met a damaged cache entry.
 var errDamaged = errors.New("the cache is damaged")
-
-// unpackTree is one try of tree; fresh makes a new tree in any case.
-func (b *build) unpackTree(ctx context.Context, fresh bool) error {
-	key, err := cache.Key([]any{b.base.Key, b.base.Files[baseFile], b.inputs.Binaries["ward"]})
-	if err != nil {
-		return err
-	}
-	e, hit, err := b.cache.Get(ctx, "tree", key, fresh, func(ctx context.Context, dir string) error {
-		if b.cachedBase { // otherwise its digest was made this minute
-			if err := b.base.Verify(baseFile); err != nil {
-				return fmt.Errorf("%w: %w", errDamaged, err)
-			}
-		}
-		return b.inside(ctx, Inside{Unpack: &UnpackSpec{Base: b.base.Path(baseFile), Output: dir, Epoch: b.epoch()}})
-	})
-	if err != nil {
-		return err
-	}
-	b.unpacked = e
-	var facts treeFacts
-	if err := readJSON(e.Path(treeFile), &facts); err == nil { // a damaged one is found when the tree is used
-		b.treeSum = facts.Digest
-	}
-	if hit {
-		b.event.Kind = Cached
-	}
-	return nil
-}
 
 // system bakes the tree inside a namespace, or takes the result from the cache.
 // A result or a tree whose bytes have changed is made again.
 func (b *build) system(ctx context.Context) error {
 	err := b.bakeSystem(ctx, false)
 	if err != nil && strings.Contains(err.Error(), treeChanged) { // the inner program's error is text
-		b.Log.Warn("the cached tree is damaged and is unpacked again", "why", err)
-		if err := b.unpackTree(ctx, true); err != nil {
+		b.Log.Warn("the cached packages are damaged and are installed again", "why", err)
+		if err := b.refetch(ctx); err != nil {
 			return err
 		}
 		err = b.bakeSystem(ctx, false)
@@ -412,7 +369,7 @@ func (b *build) verifySystem() error {
 func (b *build) bakeSystem(ctx context.Context, fresh bool) error {
 	e, hit, err := b.cache.Get(ctx, "system", b.digest, fresh, func(ctx context.Context, dir string) error {
 		return b.inside(ctx, Inside{Bake: &BakeSpec{
-			Unpacked: b.unpacked.Dir, Output: dir, Arch: b.arch.Name,
+			Installed: b.base.Dir, Output: dir, Arch: b.arch.Name,
 			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version, RootShare: b.Image.Disk.RootShare, SecureBoot: b.inputs.SecureBoot, Verity: b.verified()},
 			Config: b.initConfig(), Profile: b.Profile, Modules: b.Image.Modules, Cmdline: b.cmdline(),
 			Wardctl: b.Binaries.Wardctl, Init: b.init(), EmbedKey: b.EmbedKey,

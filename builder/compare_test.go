@@ -149,8 +149,8 @@ func fetchedAt(t *testing.T, b *build, at time.Time) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, _, err := c.Get(t.Context(), "packages", key, false, func(_ context.Context, dir string) error {
-		return errors.Join(os.WriteFile(filepath.Join(dir, baseFile), []byte("tar"), 0o600),
+	if _, _, err := c.Get(t.Context(), packagesKind, key, false, func(_ context.Context, dir string) error {
+		return errors.Join(os.WriteFile(filepath.Join(dir, treeFile), []byte("{}"), 0o600),
 			os.WriteFile(filepath.Join(dir, madeFile), []byte(at.Format(time.RFC3339)+"\n"), 0o600))
 	}); err != nil {
 		t.Fatal(err)

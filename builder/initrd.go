@@ -23,7 +23,7 @@ type packed struct {
 	keys  map[string][]byte // embedded ones, by name
 }
 
-// pack makes the initramfs for the kernel in the unpacked tree, or takes it from
+// pack makes the initramfs for the kernel in the tree of packages, or takes it from
 // the cache: every image of these packages with the same sources of keys has the
 // same one. One with embedded keys is not shared.
 func (b *bake) pack(ctx context.Context, tree string) (packed, error) {

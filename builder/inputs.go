@@ -40,11 +40,11 @@ type baseInputs struct {
 	Lock     string   `json:"lock,omitempty"` // sha256 of the lock
 	Base     string   `json:"base,omitempty"` // digest of the vendor's tree that it starts from
 	Apt      []string `json:"apt,omitempty"`  // deb: sources, keys and pins that the image names
-	Recipe   int      `json:"recipe"`         // raised when rootfs does something else with the same inputs
+	Recipe   int      `json:"recipe"`         // raised when the same inputs give another tree
 }
 
-// recipe is the version of what builder/rootfs does.
-const recipe = 3
+// recipe is the version of what builder/rootfs and settleTree do.
+const recipe = 4
 
 // hashInputs hashes everything that the steps depend on.
 func (b *build) hashInputs(ctx context.Context) error {
@@ -166,7 +166,7 @@ func (b *build) compare(ctx context.Context) error {
 	// The packages that a build would take: the lock's, the cache's or, if the cache
 	// was pruned meanwhile, still those in the image.
 	made := old.Made
-	if e, err := cache.Peek(b.Cache, "packages", key); err == nil {
+	if e, err := cache.Peek(b.Cache, packagesKind, key); err == nil {
 		made = madeOf(e)
 	}
 	if err := b.dated(made); err != nil {

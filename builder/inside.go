@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 
 	"ward/builder/command"
 )
@@ -21,19 +20,10 @@ const InsideCommand = "inside"
 // Inside is what the inner program is told, as JSON on its standard input; one
 // field is set.
 type Inside struct {
-	Unpack *UnpackSpec `json:"unpack,omitempty"`
+	Settle *SettleSpec `json:"settle,omitempty"`
+	Check  *CheckSpec  `json:"check,omitempty"`
+	Pack   *PackSpec   `json:"pack,omitempty"`
 	Bake   *BakeSpec   `json:"bake,omitempty"`
-}
-
-// namespace is the program that makes the namespaces: mounts and processes of
-// their own, which end when we do, and for an ordinary user the subordinate ids
-// of /etc/subuid.
-func namespace() []string {
-	argv := []string{"unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"}
-	if os.Geteuid() != 0 {
-		argv = append(argv, "--user", "--map-root-user", "--map-auto")
-	}
-	return append(argv, "--")
 }
 
 // inside runs the inner program.
@@ -52,7 +42,7 @@ func (b *build) inside(ctx context.Context, what Inside) error {
 		}
 		io.Copy(io.Discard, read)
 	}()
-	inner := command.Spec{Argv: append(namespace(), b.Binaries.Ward, InsideCommand), Stdin: bytes.NewReader(spec), Stdout: write}
+	inner := command.Spec{Argv: command.Namespace(b.Binaries.Ward, InsideCommand), Stdin: bytes.NewReader(spec), Stdout: write}
 	if b.log != nil { // it logs to standard error, as we do
 		inner.Argv, inner.Stderr = append(inner.Argv, "--verbose"), b.log.inner()
 	}
@@ -80,8 +70,12 @@ func ServeInside(ctx context.Context, log *slog.Logger, r io.Reader, w io.Writer
 	}
 	note := func(text string) { fmt.Fprintln(w, text) }
 	switch {
-	case what.Unpack != nil:
-		return unpack(ctx, log, *what.Unpack, note)
+	case what.Settle != nil:
+		return settleTree(ctx, log, *what.Settle, note)
+	case what.Check != nil:
+		return checkTree(ctx, *what.Check)
+	case what.Pack != nil:
+		return packTree(ctx, log, *what.Pack)
 	case what.Bake != nil:
 		return Bake(ctx, log, *what.Bake, note)
 	default:
@@ -89,14 +83,7 @@ func ServeInside(ctx context.Context, log *slog.Logger, r io.Reader, w io.Writer
 	}
 }
 
-// removeTree removes folders of the cache. A tree that an ordinary user unpacked
-// belongs to subordinate ids, so only the namespace can remove it.
+// removeTree removes folders of the cache, which may have a tree in them.
 func removeTree(log *slog.Logger) func(context.Context, string) error {
-	return func(ctx context.Context, dir string) error {
-		err := os.RemoveAll(dir)
-		if err == nil || os.Geteuid() == 0 {
-			return err
-		}
-		return command.Run(ctx, log, append(namespace(), "rm", "-rf", "--", dir)...)
-	}
+	return func(ctx context.Context, dir string) error { return command.RemoveAll(ctx, log, dir) }
 }

@@ -142,12 +142,13 @@ func MakeLock(ctx context.Context, o Options) (*lock.Lock, error) {
 	if err := b.run(ctx, []Step{{"inputs", b.hashInputs}, {"packages", b.packages}}); err != nil {
 		return nil, err
 	}
-	if b.cachedBase {
-		if err := b.base.Verify(baseFile); err != nil {
-			b.Log.Warn("cached packages are damaged and are made again", "why", err)
-			if err := b.refetch(ctx); err != nil {
-				return nil, err
-			}
+	if err := b.inside(ctx, Inside{Check: &CheckSpec{Dir: b.base.Dir}}); err != nil {
+		if !strings.Contains(err.Error(), treeChanged) {
+			return nil, err
+		}
+		b.Log.Warn("the cached packages are damaged and are installed again", "why", err)
+		if err := b.refetch(ctx); err != nil {
+			return nil, err
 		}
 	}
 	in := b.inputs.Packages
@@ -162,12 +163,12 @@ func MakeLock(ctx context.Context, o Options) (*lock.Lock, error) {
 
 // lockDeb completes a lock with the deb packages of the tree that was made.
 func (b *build) lockDeb(ctx context.Context, l *lock.Lock) error {
-	installed, sources, err := readBase(b.Log, b.base.Path(baseFile))
+	installed, sources, err := readBase(b.Log, b.base.Path(treeDir))
 	if err != nil {
 		return err
 	}
 	// What the vendor's tree has as it is comes with it, and not from the archive.
-	if installed, err = b.beyondVendor(installed, readTree); err != nil {
+	if installed, err = b.beyondVendor(installed, readTar); err != nil {
 		return err
 	}
 	keys, remove, err := b.keys()
@@ -184,25 +185,40 @@ func (b *build) lockDeb(ctx context.Context, l *lock.Lock) error {
 	return lock.Resolve(ctx, b.Log, l, lines, b.apt.Keyring(keys), installed)
 }
 
-// readBase reads, from the tar of a tree, what is installed and from where.
-func readBase(log *slog.Logger, name string) (installed []lock.Installed, sources string, err error) {
-	f, err := openBase(name)
+// Where a tree has its packages and their sources.
+const (
+	dpkgStatus = "var/lib/dpkg/status"
+	aptSources = "etc/apt/sources.list"
+)
+
+// readBase reads, in a tree, what is installed and from where.
+func readBase(log *slog.Logger, tree string) (installed []lock.Installed, sources string, err error) {
+	root, err := os.OpenRoot(tree)
 	if err != nil {
 		return nil, "", err
 	}
-	defer f.Close()
-	if installed, sources, err = readTree(f); err != nil {
-		return nil, "", fmt.Errorf("%s: %w", name, err)
+	defer root.Close()
+	text, err := root.ReadFile(aptSources)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", tree, err)
 	}
-	if len(installed) == 0 || sources == "" {
-		return nil, "", fmt.Errorf("%s: has no dpkg status or no sources.list", name)
+	f, err := root.Open(dpkgStatus)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", tree, err)
+	}
+	defer f.Close()
+	if installed, err = readStatus(f); err != nil {
+		return nil, "", fmt.Errorf("%s: /%s: %w", tree, dpkgStatus, err)
+	}
+	if sources = string(text); len(installed) == 0 || sources == "" {
+		return nil, "", fmt.Errorf("%s: has no dpkg status or no sources.list", tree)
 	}
 	log.Debug("read the tree's packages", "installed", len(installed))
 	return installed, sources, nil
 }
 
-// readTree reads dpkg's database and sources.list(5) in a tar of a tree.
-func readTree(r io.Reader) (installed []lock.Installed, sources string, err error) {
+// readTar reads dpkg's database and sources.list(5) in a tar of a tree.
+func readTar(r io.Reader) (installed []lock.Installed, sources string, err error) {
 	in := tar.NewReader(bufio.NewReaderSize(r, 1<<20))
 	for {
 		h, err := in.Next()
@@ -213,13 +229,13 @@ func readTree(r io.Reader) (installed []lock.Installed, sources string, err erro
 			return nil, "", err
 		}
 		switch strings.TrimPrefix(h.Name, "./") {
-		case "etc/apt/sources.list":
+		case aptSources:
 			b, err := io.ReadAll(io.LimitReader(in, 1<<20))
 			if err != nil {
 				return nil, "", err
 			}
 			sources = string(b)
-		case "var/lib/dpkg/status":
+		case dpkgStatus:
 			if installed, err = readStatus(in); err != nil {
 				return nil, "", fmt.Errorf("dpkg status: %w", err)
 			}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -24,21 +25,30 @@ const maxRPMDB = 1 << 30
 
 // lockRPM completes a lock with the rpm packages of the tree that was made.
 func (b *build) lockRPM(ctx context.Context, l *lock.Lock) error {
-	name := b.base.Path(baseFile)
-	f, err := openBase(name)
+	tree, err := os.OpenRoot(b.base.Path(treeDir))
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	read := func(r io.Reader) ([]lock.Installed, string, error) { return b.readRPMTree(ctx, r) }
-	installed, sources, err := read(f)
+	defer tree.Close()
+	sources, err := tree.ReadFile(machineRepo)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", tree.Name(), err)
 	}
-	if len(installed) == 0 || sources == "" {
-		return fmt.Errorf("%s: has no rpm database or no %s", name, machineRepo)
+	installed, err := b.rpmInstalled(ctx, func(dir string) error {
+		database, err := fs.Sub(tree.FS(), b.release.RPMDB)
+		if err != nil {
+			return err
+		}
+		return os.CopyFS(dir, database)
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", tree.Name(), err)
 	}
-	l.Sources = sources
+	l.Sources = string(sources)
+	read := func(r io.Reader) ([]lock.Installed, string, error) {
+		installed, err := b.rpmInstalled(ctx, func(dir string) error { return b.layRPMDB(dir, r) })
+		return installed, "", err
+	}
 	if installed, err = b.beyondVendor(installed, read); err != nil {
 		return err
 	}
@@ -46,47 +56,45 @@ func (b *build) lockRPM(ctx context.Context, l *lock.Lock) error {
 	return lock.ResolveRPM(ctx, b.Log, l, spec, installed)
 }
 
-// readRPMTree reads rpm's database and the repositories in a tar of a tree. The
-// database is laid out in a folder of its own, where this host's rpm reads it.
-func (b *build) readRPMTree(ctx context.Context, r io.Reader) (installed []lock.Installed, sources string, err error) {
+// rpmInstalled reads rpm's database in a folder of its own, where lay lays it out:
+// this host's rpm leaves files beside a database that it reads.
+func (b *build) rpmInstalled(ctx context.Context, lay func(dir string) error) (installed []lock.Installed, err error) {
 	dir, err := os.MkdirTemp("", "ward-rpmdb-")
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	in := tar.NewReader(bufio.NewReaderSize(r, 1<<20))
-	some := false
-	for {
-		h, err := in.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, "", err
-		}
-		name := path.Clean("/" + h.Name)[1:]
-		switch {
-		case name == machineRepo:
-			text, err := io.ReadAll(io.LimitReader(in, 1<<20))
-			if err != nil {
-				return nil, "", err
-			}
-			sources = string(text)
-		case h.Typeflag == tar.TypeReg && path.Dir(name) == b.release.RPMDB && !strings.HasPrefix(path.Base(name), "."):
-			some = true
-			if err := writeLimited(filepath.Join(dir, path.Base(name)), in, maxRPMDB); err != nil {
-				return nil, "", fmt.Errorf("%s: %w", name, err)
-			}
-		}
+	if err := lay(dir); err != nil {
+		return nil, err
 	}
-	if !some {
-		return nil, sources, nil
+	if files, err := os.ReadDir(dir); err != nil || len(files) == 0 {
+		return nil, errors.Join(err, fmt.Errorf("has no rpm database in /%s", b.release.RPMDB))
 	}
 	all, err := rootfs.Installed(ctx, b.Log, dir)
 	for _, p := range all {
 		installed = append(installed, lock.Installed{Name: p.Name, Version: p.EVR, Arch: p.Arch})
 	}
-	return installed, sources, err
+	return installed, err
+}
+
+// layRPMDB lays out rpm's database in a tar of a tree.
+func (b *build) layRPMDB(dir string, r io.Reader) error {
+	in := tar.NewReader(bufio.NewReaderSize(r, 1<<20))
+	for {
+		h, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		name := path.Clean("/" + h.Name)[1:]
+		if h.Typeflag == tar.TypeReg && path.Dir(name) == b.release.RPMDB && !strings.HasPrefix(path.Base(name), ".") {
+			if err := writeLimited(filepath.Join(dir, path.Base(name)), in, maxRPMDB); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	}
 }
 
 func writeLimited(name string, r io.Reader, most int64) error {

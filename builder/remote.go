@@ -14,7 +14,7 @@ import (
 )
 
 // The packages of an image in a registry, so that a fleet of machines installs
-// them once: the tar and when it was made, which is part of what an
+// them once: a tar of the tree and when it was made, which is part of what an
 // image becomes. Whoever may write there decides what is in the images.
 const (
 	madeFile = "made"      // in a cache entry that came from a registry, RFC 3339
@@ -47,11 +47,13 @@ func (b *build) fromRegistry(ctx context.Context, key, dir string) (bool, error)
 		b.Log.Warn("the shared cache does not serve, packages are installed here", "why", err)
 		return false, nil
 	}
-	if _, err := time.Parse(time.RFC3339, notes[madeNote]); err != nil {
+	made, err := time.Parse(time.RFC3339, notes[madeNote])
+	if err != nil {
 		b.Log.Warn("the shared cache has an entry without its time, packages are installed here", "entry", ref)
 		return false, nil
 	}
-	if err := os.Rename(filepath.Join(temp, baseFile), filepath.Join(dir, baseFile)); err != nil {
+	settle := SettleSpec{Dir: dir, Tar: filepath.Join(temp, baseFile), Epoch: made.Unix(), Code: b.inputs.Binaries["ward"]}
+	if err := b.inside(ctx, Inside{Settle: &settle}); err != nil {
 		return false, fmt.Errorf("%s: %w", ref, err)
 	}
 	return true, os.WriteFile(filepath.Join(dir, madeFile), []byte(notes[madeNote]+"\n"), 0o600)
@@ -77,12 +79,18 @@ func (b *build) share(ctx context.Context) error {
 		b.event.Text = "nothing new"
 		return nil
 	}
-	if err := b.base.Verify(baseFile); err != nil {
+	temp, err := os.MkdirTemp("", "ward-share-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp)
+	b.note("pack")
+	if err := b.inside(ctx, Inside{Pack: &PackSpec{Dir: b.base.Dir, Tar: filepath.Join(temp, baseFile)}}); err != nil {
 		return err
 	}
 	made := b.base.Made.UTC().Format(time.RFC3339)
 	ref := b.remoteRef(b.base.Key)
-	if err := registry.Push(ctx, ref, registry.Entry, b.base.Path(""), []string{baseFile}, made, map[string]string{madeNote: made}, nil); err != nil {
+	if err := registry.Push(ctx, ref, registry.Entry, temp, []string{baseFile}, made, map[string]string{madeNote: made}, nil); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

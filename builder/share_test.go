@@ -90,6 +90,7 @@ func TestRegistryCache(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		b.Binaries.Ward = os.Args[0] // see TestMain
 		b.inputs.Packages.Packages = []string{"sudo"}
 		return b
 	}
@@ -102,13 +103,17 @@ func TestRegistryCache(t *testing.T) {
 	if a.cache, err = cache.Open(a.Cache, a.Log, func(_ context.Context, dir string) error { return os.RemoveAll(dir) }); err != nil {
 		t.Fatal(err)
 	}
-	tar := strings.Repeat("a tree of packages ", 1000)
-	if a.base, _, err = a.cache.Get(t.Context(), "packages", key, false, func(_ context.Context, dir string) error {
-		return os.WriteFile(filepath.Join(dir, baseFile), []byte(tar), 0o600)
+	if a.base, _, err = a.cache.Get(t.Context(), packagesKind, key, false, func(ctx context.Context, dir string) error {
+		put(t, dir, "tree/usr/bin/sudo", strings.Repeat("a program ", 1000))
+		put(t, dir, "tree/dev/null", "")
+		if err := os.Symlink("usr/bin", filepath.Join(dir, "tree/bin")); err != nil {
+			return err
+		}
+		return a.inside(ctx, Inside{Settle: &SettleSpec{Dir: dir, Epoch: testEpoch}})
 	}); err != nil {
 		t.Fatal(err)
 	}
-	a.base.Made = time.Unix(1700000000, 0).UTC()
+	a.base.Made = time.Unix(testEpoch, 0).UTC()
 	a.installed = true
 	if err := a.share(t.Context()); err != nil || a.event.Text != a.remoteRef(key) {
 		t.Fatalf("share: %q, %v", a.event.Text, err)
@@ -118,9 +123,34 @@ func TestRegistryCache(t *testing.T) {
 	if err := b.packages(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	got, err := os.ReadFile(b.base.Path(baseFile))
-	if err != nil || string(got) != tar {
-		t.Errorf("the tar has %d bytes, want %d (%v)", len(got), len(tar), err)
+	want, err := readFacts(a.base.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := readFacts(b.base.Dir)
+	if err != nil || got.Digest != want.Digest || want.Digest == "" {
+		t.Errorf("the tree is %q, was %q (%v)", got.Digest, want.Digest, err)
+	}
+	for _, base := range []*cache.Entry{a.base, b.base} {
+		info, err := os.Lstat(base.Path("tree/usr/bin/sudo"))
+		if err != nil || info.ModTime().Unix() != testEpoch {
+			t.Errorf("%s: %v, %v, want it with the time of the packages", base.Dir, info, err)
+		}
+		if left, err := os.ReadDir(base.Path("tree/dev")); err != nil || len(left) != 0 {
+			t.Errorf("%s: /dev has %v, %v", base.Dir, left, err)
+		}
+		if err := b.inside(t.Context(), Inside{Check: &CheckSpec{Dir: base.Dir}}); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, err := filepath.Glob(b.base.Path(".*")); err != nil || len(left) != 0 {
+		t.Errorf("left in the entry: %q, %v", left, err)
+	}
+
+	// A tree that somebody has changed is not pushed.
+	put(t, a.base.Path(treeDir), "usr/bin/sudo", strings.Repeat("a Program ", 1000))
+	if err := a.share(t.Context()); err == nil || !strings.Contains(err.Error(), treeChanged) {
+		t.Errorf("share() of a changed tree = %v, want that it is refused", err)
 	}
 	if b.installed || !b.made.Equal(a.base.Made) || !madeOf(b.base).Equal(a.base.Made) {
 		t.Errorf("installed %v, made %v, want those of %v", b.installed, b.made, a.base.Made)

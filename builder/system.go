@@ -71,6 +71,7 @@ var unwanted = []string{
 	"boot/initrd.img*", "initrd.img*", "vmlinuz*", "etc/kernel/*/*.dpkg-dist", "etc/.pwd.lock",
 	"var/lib/apt/lists/*", "var/cache/apt/*", "var/cache/debconf/*-old", "var/cache/ldconfig/*", "var/cache/man/*",
 	"var/cache/dnf/*", "boot/initramfs-*", "var/lib/dpkg/*-old", "etc/*-", "var/log/*.log", "var/log/apt/*", "var/log/*tmp", "root/.*_history", "tmp/*", "var/tmp/*", "run/*",
+	"dev/*", // a user namespace cannot make device nodes, and on the machine devtmpfs has them
 }
 
 // clean removes what is unwanted.

@@ -4,25 +4,45 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/klauspost/compress/zstd"
+
 	"ward/builder/command"
 )
 
-// UnpackSpec says which tar to unpack and where.
-type UnpackSpec struct {
-	Base   string `json:"base"`
-	Output string `json:"output"` // gets treeDir and treeFile
-	Epoch  int64  `json:"epoch"`  // every time in the tree is at most this one, seconds
+// The tree of installed packages, in a cache entry of the kind packagesKind.
+const (
+	packagesKind = "packages"
+	treeDir      = "tree"
+	treeFile     = "tree.json"
+	// baseFile is the tree as a tar, in a registry.
+	baseFile = "base.tar.zst"
+)
+
+// SettleSpec says what becomes a tree that images start from.
+type SettleSpec struct {
+	Dir   string `json:"dir"`           // has treeDir, and gets treeFile
+	Tar   string `json:"tar,omitempty"` // what packTree wrote, to be unpacked to treeDir first; empty: it is there
+	Epoch int64  `json:"epoch"`         // every time in the tree is at most this one, seconds
+	Code  string `json:"code"`          // sha256 of ward
 }
 
-const (
-	treeDir  = "tree"
-	treeFile = "tree.json"
-)
+// CheckSpec says which tree is compared with its digest.
+type CheckSpec struct {
+	Dir string `json:"dir"` // has treeDir and treeFile
+}
+
+// PackSpec says where a tree is and where its tar goes.
+type PackSpec struct {
+	Dir string `json:"dir"` // has treeDir and treeFile
+	Tar string `json:"tar"`
+}
 
 // treeFacts is what treeFile says.
 type treeFacts struct {
@@ -30,27 +50,18 @@ type treeFacts struct {
 	// Suspects are files whose text holds what looks like a secret. The gate reads
 	// these again in each image that has them, and of the others only what is new.
 	Suspects []string `json:"suspects"`
+	Code     string   `json:"code"` // sha256 of the ward that looked for them
 }
 
-// unpack makes the clean tree that every image of these packages starts from.
-// Device nodes are left out: a user namespace cannot make them, and on the
-// machine devtmpfs has them.
-func unpack(ctx context.Context, log *slog.Logger, s UnpackSpec, note func(string)) error {
-	tree := filepath.Join(s.Output, treeDir)
-	if err := os.Mkdir(tree, 0o755); err != nil {
-		return err
-	}
-	note("unpack")
-	base, err := openBase(s.Base)
-	if err != nil {
-		return err
-	}
-	defer base.Close()
-	err = command.Start(ctx, log, command.Spec{Stdin: base, Argv: []string{
-		"tar", "--extract", "--directory", tree, "--numeric-owner", "--same-permissions", "--xattrs", "--xattrs-include=*", "--exclude=./dev/*",
-	}})
-	if err != nil {
-		return err
+// settleTree makes, of what a package manager left, the clean tree that every image
+// of these packages starts from, and writes down what it is.
+func settleTree(ctx context.Context, log *slog.Logger, s SettleSpec, note func(string)) error {
+	tree := filepath.Join(s.Dir, treeDir)
+	if s.Tar != "" {
+		note("unpack")
+		if err := unpackTree(ctx, log, s.Tar, tree); err != nil {
+			return err
+		}
 	}
 	note("clean")
 	root, err := os.OpenRoot(tree)
@@ -69,14 +80,14 @@ func unpack(ctx context.Context, log *slog.Logger, s UnpackSpec, note func(strin
 	if err != nil {
 		return err
 	}
-	facts := treeFacts{Suspects: []string{}}
+	facts := treeFacts{Suspects: []string{}, Code: s.Code}
 	for _, e := range found {
 		if len(e.found) > 0 {
 			facts.Suspects = append(facts.Suspects, e.path)
 		}
 	}
 	facts.Digest = treeDigest(found, facts.Suspects)
-	return writeJSON(filepath.Join(s.Output, treeFile), facts)
+	return writeJSON(filepath.Join(s.Dir, treeFile), facts)
 }
 
 // treeDigest is the SHA-256 of the names, modes, owners and contents of a tree and
@@ -85,4 +96,82 @@ func unpack(ctx context.Context, log *slog.Logger, s UnpackSpec, note func(strin
 func treeDigest(s survey, suspects []string) string {
 	sum := sha256.Sum256([]byte(s.digest() + "\n" + strings.Join(suspects, "\n")))
 	return hex.EncodeToString(sum[:])
+}
+
+// treeChanged is said of a tree of packages that is no longer what it was.
+const treeChanged = "was changed since its packages were installed"
+
+// compare returns the error of a tree that is no longer what the facts say.
+func (f treeFacts) compare(dir string, got survey) error {
+	if treeDigest(got, f.Suspects) == f.Digest {
+		return nil
+	}
+	return fmt.Errorf("%s %s\nhint: remove %s, the next build installs them again", filepath.Join(dir, treeDir), treeChanged, dir)
+}
+
+// readFacts reads what a tree was.
+func readFacts(dir string) (f treeFacts, err error) {
+	if err = readJSON(filepath.Join(dir, treeFile), &f); err != nil {
+		err = fmt.Errorf("%s %s: %w", dir, treeChanged, err)
+	}
+	return f, err
+}
+
+// checkTree compares a settled tree with its digest.
+func checkTree(ctx context.Context, s CheckSpec) error {
+	facts, err := readFacts(s.Dir)
+	if err != nil {
+		return err
+	}
+	got, err := surveyTree(ctx, filepath.Join(s.Dir, treeDir), false, nil)
+	if err != nil {
+		return err
+	}
+	return facts.compare(s.Dir, got)
+}
+
+// treeTar are tar's options for what a file is beside its content. The names are sorted
+// and the times of access left out, so that equal trees give equal bytes; file
+// capabilities are extended attributes.
+var treeTar = []string{
+	"--format=posix", "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime", "--sort=name", "--numeric-owner", "--xattrs", "--xattrs-include=*",
+}
+
+// packTree writes a settled tree, which must be what it was, as a tar.
+func packTree(ctx context.Context, log *slog.Logger, s PackSpec) error {
+	if err := checkTree(ctx, CheckSpec{Dir: s.Dir}); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(s.Tar, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	z, err := zstd.NewWriter(f)
+	if err != nil {
+		return err
+	}
+	argv := append([]string{"tar", "--create", "--directory", filepath.Join(s.Dir, treeDir)}, treeTar...)
+	err = command.Start(ctx, log, command.Spec{Argv: append(argv, "."), Stdout: z})
+	return errors.Join(err, z.Close(), f.Close())
+}
+
+// unpackTree unpacks what packTree wrote.
+func unpackTree(ctx context.Context, log *slog.Logger, name, tree string) error {
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		return err
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	z, err := zstd.NewReader(f)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	defer z.Close()
+	return command.Start(ctx, log, command.Spec{Stdin: z, Argv: []string{
+		"tar", "--extract", "--directory", tree, "--numeric-owner", "--same-permissions", "--xattrs", "--xattrs-include=*",
+	}})
 }

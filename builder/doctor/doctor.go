@@ -217,11 +217,7 @@ func ranges(text, name, id string) (string, error) {
 
 // inside runs a program in the namespaces of a build.
 func (s Spec) inside(ctx context.Context, argv ...string) error {
-	all := []string{"unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"}
-	if os.Geteuid() != 0 {
-		all = append(all, "--user", "--map-root-user", "--map-auto")
-	}
-	return command.Run(ctx, s.Log, append(append(all, "--"), argv...)...)
+	return command.Run(ctx, s.Log, command.Namespace(argv...)...)
 }
 
 func (s Spec) namespaces(ctx context.Context) (string, error) {

@@ -45,12 +45,11 @@ const (
 // excluded is left out when packages are unpacked; licences stay.
 var excluded = []string{"/usr/share/man/*", "/usr/share/info/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/lintian/*"}
 
-func (apt) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, note func(string)) error {
+func (apt) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tree string, note func(string)) error {
 	patience := int(cmp.Or(s.Patience, 30*time.Second).Seconds())
-	argv := []string{
-		"mmdebstrap", "--mode=unshare", "--format=tar", "--architectures=" + s.Arch,
-		"--keyring=" + s.Keyring,
-	}
+	// Not mmdebstrap's own mode "unshare", which for an ordinary user makes files of
+	// other owners than ours in their namespace: root in it is root in ours.
+	argv := command.Namespace("mmdebstrap", "--mode=root", "--format=directory", "--architectures="+s.Arch, "--keyring="+s.Keyring)
 	if s.Base == nil {
 		argv = append(argv, "--variant=minbase", "--include="+strings.Join(s.Packages, ","))
 	} else {
@@ -87,7 +86,7 @@ func (apt) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, 
 	for _, path := range excluded {
 		argv = append(argv, "--dpkgopt=path-exclude="+path)
 	}
-	argv = append(argv, "--dpkgopt=path-include=/usr/share/doc/*/copyright", s.Release.Codename, tar)
+	argv = append(argv, "--dpkgopt=path-include=/usr/share/doc/*/copyright", s.Release.Codename, tree)
 	argv = append(argv, s.Mirrors...)
 
 	lines, err := listen(ctx, log, argv, []string{"SOURCE_DATE_EPOCH=" + strconv.FormatInt(s.Epoch, 10)}, note)
@@ -143,7 +142,7 @@ func lastErrors(lines []string) string {
 // symptoms are what apt, dpkg and mmdebstrap say when a thing outside of ward is
 // wrong, and what to do about it; the first that any line has wins.
 var symptoms = []struct{ text, hint string }{
-	{"No space left on device", "free disk space (TMPDIR says where the tree is made, --cache where it is kept)"},
+	{"No space left on device", "free disk space (--cache says where the tree is made and kept)"},
 	{"NO_PUBKEY", "the keyring does not have the key that signed the archive; check keyring: in the image file"},
 	{"BADSIG", "the mirror's Release was changed after it was signed; use another mirror"},
 	{"is not signed", "the mirror must serve a signed Release; check mirrors: and keyring: in the image file"}, // said after the two above as well

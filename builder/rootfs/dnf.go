@@ -104,7 +104,7 @@ func rpmMacros(database string) string {
 	return "%_dbpath /" + database + "\n%_netsharedpath /dev:/proc:/sys\n"
 }
 
-// makeTree runs in namespaces of its own: $1 the work folder, $2 the tar, $3 the
+// makeTree runs in namespaces of its own: $1 the work folder, $2 the tree, $3 the
 // epoch, $4 the release, $5 the rpm database's folder, $6 its format, $7 the tar of a
 // vendor's tree or nothing, and then the packages. The distribution's own initramfs and entries of a boot loader are not
 // made, here and at each update: ward's take their place, and a plugin of
@@ -115,8 +115,7 @@ func rpmMacros(database string) string {
 // cannot read the host's format gets the headers through its own rpm; in any case
 // its rpm has to find as many packages as the host's has installed.
 const makeTree = `
-work=$1 tar=$2 epoch=$3 release=$4 db=$5 format=$6 vendor=$7; shift 7
-tree=$work/tree
+work=$1 tree=$2 epoch=$3 release=$4 db=$5 format=$6 vendor=$7; shift 7
 export HOME="$work" LC_ALL=C SOURCE_DATE_EPOCH="$epoch"
 umask 022
 mkdir "$tree"
@@ -151,11 +150,9 @@ cp "$work/ward.repo" "$tree/etc/yum.repos.d/ward.repo"
 cp "$work/keys" "$tree/etc/pki/rpm-gpg/RPM-GPG-KEY-ward"
 rm -rf "$tree/var/cache/dnf" "$tree"/var/lib/dnf/history.sqlite* "$tree"/var/log/dnf*.log "$tree"/var/log/hawkey.log
 umount --lazy "$tree/dev" "$tree/proc"
-tar --create --file="$tar" --directory="$tree" --format=posix --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime \
-	--sort=name --numeric-owner --clamp-mtime --mtime="@$epoch" --xattrs --xattrs-include='*' .
 `
 
-func (d dnf) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, note func(string)) (err error) {
+func (d dnf) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tree string, note func(string)) (err error) {
 	name := s.Release.Name()
 	for _, program := range []string{"dnf", "rpm"} {
 		if err := command.Run(ctx, log, program, "--version", "--quiet"); errors.Is(err, os.ErrNotExist) || strings.Contains(fmt.Sprint(err), "not found") {
@@ -175,11 +172,7 @@ func (d dnf) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if os.RemoveAll(work) != nil { // an ordinary user's tree belongs to subordinate ids
-			err = errors.Join(err, command.Run(context.WithoutCancel(ctx), log, append(namespace(), "rm", "-rf", "--", work)...))
-		}
-	}()
+	defer func() { err = errors.Join(err, command.RemoveAll(context.WithoutCancel(ctx), log, work)) }()
 	keys, err := os.ReadFile(s.Keyring)
 	if err != nil {
 		return fmt.Errorf("rootfs: keyring: %w", err)
@@ -192,9 +185,6 @@ func (d dnf) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string
 			return err
 		}
 	}
-	if tar, err = filepath.Abs(tar); err != nil {
-		return err
-	}
 	vendor := ""
 	if s.Base != nil {
 		file, remove, err := s.Base.lay(s.Release)
@@ -204,7 +194,7 @@ func (d dnf) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string
 		defer remove()
 		vendor = file
 	}
-	argv := append(namespace(), "sh", "-euc", makeTree, "dnf", work, tar, strconv.FormatInt(s.Epoch, 10), s.Release.Version, s.Release.RPMDB, s.Release.RPMDBFormat, vendor)
+	argv := command.Namespace("sh", "-euc", makeTree, "dnf", work, tree, strconv.FormatInt(s.Epoch, 10), s.Release.Version, s.Release.RPMDB, s.Release.RPMDBFormat, vendor)
 	lines, err := listen(ctx, log, append(argv, s.Packages...), nil, note)
 	switch {
 	case err == nil:
@@ -216,16 +206,6 @@ func (d dnf) bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string
 		return fmt.Errorf("rootfs: %s: %s", name, why)
 	}
 	return fmt.Errorf("rootfs: %s: %w", name, err)
-}
-
-// namespace is what runs a program where an ordinary user may own files as root
-// does, with mounts and processes that end with it.
-func namespace() []string {
-	argv := []string{"unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"}
-	if os.Geteuid() != 0 {
-		argv = append(argv, "--user", "--map-root-user", "--map-auto")
-	}
-	return append(argv, "--")
 }
 
 // index looks for a repository's index and tells whether it is signed: dnf must
@@ -278,8 +258,8 @@ func has(ctx context.Context, base, name string) (bool, error) {
 // symptomsDNF are what dnf and rpm say when a thing outside of ward is wrong, and
 // what to do about it; the first that any line has wins.
 var symptomsDNF = []struct{ text, hint string }{
-	{"No space left on device", "free disk space (TMPDIR says where the tree is made, --cache where it is kept)"},
-	{"more space needed on", "free disk space (TMPDIR says where the tree is made)"},
+	{"No space left on device", "free disk space (--cache says where the tree is made and kept)"},
+	{"more space needed on", "free disk space (--cache says where the tree is made and kept)"},
 	{"is not signed", "every package must be signed; use another mirror, or sign the site's own packages and add the key to the keyring"},
 	{"repomd.xml GPG signature verification error", "the index was changed after it was signed, or the keyring lacks its key; check keyring: in the image file"},
 	{"Failing package is: ", "the keyring does not have the key that signed the package; add it to the file that keyring: in the image file names"},

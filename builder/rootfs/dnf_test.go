@@ -138,18 +138,18 @@ func TestDNFSaysWhatIsWrongWithTheRepository(t *testing.T) {
 		"other rpm database": {good.URL, keyring, "hello", "the target's rpm finds 0 packages in its database, 2 are installed", "build on a host of the same family"}, // one is the key
 	} {
 		t.Run(name, func(t *testing.T) {
-			tar := filepath.Join(t.TempDir(), "base.tar")
+			tree := filepath.Join(t.TempDir(), "tree")
 			s := Spec{Release: el9, Arch: "amd64", Keyring: c.keyring, Packages: []string{c.pkg}, Epoch: 1}
 			if c.mirror != "" {
 				s.Mirrors = []string{c.mirror}
 			}
 			var transcript bytes.Buffer
-			err := Bootstrap(t.Context(), slog.New(slog.DiscardHandler), s, tar, &transcript, nil)
+			err := Bootstrap(t.Context(), slog.New(slog.DiscardHandler), s, tree, &transcript, nil)
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "\nhint: ") || !strings.Contains(err.Error(), c.hint) {
 				t.Errorf("Bootstrap() = %v, want an error that says %q and hints %q\n%s", err, c.want, c.hint, transcript.String())
 			}
-			if _, err := os.Stat(tar); !os.IsNotExist(err) {
-				t.Errorf("half a tar is left: %v", err)
+			if _, err := os.Stat(tree); !os.IsNotExist(err) {
+				t.Errorf("half a tree is left: %v", err)
 			}
 		})
 	}

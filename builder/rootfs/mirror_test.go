@@ -159,7 +159,7 @@ func TestBootstrapFromABadMirror(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := newMirror(t)
-			tar := filepath.Join(t.TempDir(), "base.tar")
+			tree := filepath.Join(t.TempDir(), "tree")
 			s := Spec{Release: debian(t), Arch: "amd64", Keyring: keyring(t, m.key), Packages: []string{"base"}, Epoch: 1, Patience: c.patience}
 			handler := c.spoil(t, m)
 			if handler == nil {
@@ -169,12 +169,12 @@ func TestBootstrapFromABadMirror(t *testing.T) {
 			defer server.Close()
 			s.Mirrors = []string{"deb [signed-by=" + s.Keyring + "] " + server.URL + " bookworm main"}
 			var transcript bytes.Buffer
-			err := Bootstrap(t.Context(), slog.New(slog.DiscardHandler), s, tar, &transcript, nil)
+			err := Bootstrap(t.Context(), slog.New(slog.DiscardHandler), s, tree, &transcript, nil)
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "\nhint: ") || !strings.Contains(err.Error(), c.hint) {
 				t.Errorf("Bootstrap() = %v, want an error that says %q and hints %q\n%s", err, c.want, c.hint, transcript.String())
 			}
-			if _, err := os.Stat(tar); !os.IsNotExist(err) {
-				t.Errorf("half a tar is left: %v", err)
+			if _, err := os.Stat(tree); !os.IsNotExist(err) {
+				t.Errorf("half a tree is left: %v", err)
 			}
 		})
 	}

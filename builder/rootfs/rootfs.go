@@ -1,6 +1,7 @@
-// Package rootfs makes the minimal system that an image starts from: a tar of a
-// tree with the packages installed, with owners, modes and extended attributes
-// as the packages want them. It needs no privilege beyond a user namespace.
+// Package rootfs makes the minimal system that an image starts from: a folder with
+// the packages installed, with owners, modes and extended attributes as the packages
+// want them. It needs no privilege beyond a user namespace, in which the files have
+// these owners (command.Namespace).
 package rootfs
 
 import (
@@ -10,8 +11,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
+	"ward/builder/command"
 	"ward/builder/sourceslist"
 	"ward/images/distro"
 )
@@ -33,8 +36,8 @@ type Spec struct {
 
 // manager makes a tree with one kind of package.
 type manager interface {
-	// bootstrap writes the tar of a new tree. Progress goes to note, a line a time.
-	bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, note func(string)) error
+	// bootstrap makes a new tree. Progress goes to note, a line a time.
+	bootstrap(ctx context.Context, log *slog.Logger, s Spec, tree string, note func(string)) error
 	// version is the version of the tool, part of what a cached tree depends on.
 	version(ctx context.Context, log *slog.Logger) (string, error)
 }
@@ -50,10 +53,10 @@ func managerOf(r distro.Release) (manager, error) {
 	}
 }
 
-// Bootstrap writes the tar of a new tree to a file that does not exist yet.
-// Every line that the package manager says goes to transcript, what it is doing
-// to note.
-func Bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, transcript io.Writer, note func(string)) error {
+// Bootstrap makes a new tree in a folder that does not exist yet. What is mounted on
+// a machine, such as /dev, may have anything in it. Every line that the package
+// manager says goes to transcript, what it is doing to note.
+func Bootstrap(ctx context.Context, log *slog.Logger, s Spec, tree string, transcript io.Writer, note func(string)) error {
 	m, err := managerOf(s.Release)
 	if err != nil {
 		return err
@@ -68,9 +71,11 @@ func Bootstrap(ctx context.Context, log *slog.Logger, s Spec, tar string, transc
 	}
 	s.Keyring = keyring
 	lines := &lineWriter{to: transcript, note: note}
-	if err := m.bootstrap(ctx, log, s, tar, lines.line); err != nil {
-		os.Remove(tar)
+	if tree, err = filepath.Abs(tree); err != nil {
 		return err
+	}
+	if err := m.bootstrap(ctx, log, s, tree, lines.line); err != nil {
+		return errors.Join(err, command.RemoveAll(context.WithoutCancel(ctx), log, tree))
 	}
 	return nil
 }

@@ -51,16 +51,16 @@ func TestBootstrapSaysWhatIsWrongWithTheMirror(t *testing.T) {
 		"down":     {down, "127.0.0.1", "the mirror is down"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tar := filepath.Join(t.TempDir(), "base.tar")
+			tree := filepath.Join(t.TempDir(), "tree")
 			var transcript bytes.Buffer
 			err := Bootstrap(t.Context(), slog.New(slog.DiscardHandler), Spec{
 				Release: debian(t), Arch: "amd64", Mirrors: []string{"deb " + c.mirror + " bookworm main"}, Packages: []string{"base-files"}, Epoch: 1,
-			}, tar, &transcript, nil)
+			}, tree, &transcript, nil)
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "\nhint: ") || !strings.Contains(err.Error(), c.hint) {
 				t.Errorf("Bootstrap() = %v, want an error that says %q and hints %q\n%s", err, c.want, c.hint, transcript.String())
 			}
-			if _, err := os.Stat(tar); !os.IsNotExist(err) {
-				t.Errorf("half a tar is left: %v", err)
+			if _, err := os.Stat(tree); !os.IsNotExist(err) {
+				t.Errorf("half a tree is left: %v", err)
 			}
 		})
 	}

@@ -11,6 +11,7 @@ import (
 // build says so, makes it again, and has the same bytes as before.
 func TestCacheCorrupt(t *testing.T) {
 	w := newWorld(t)
+	w.locked() // packages that are installed again are the same
 	profile := w.profile("corrupt")
 	want, _ := w.build(profile, "out")
 	anew := func() {
@@ -27,8 +28,8 @@ func TestCacheCorrupt(t *testing.T) {
 		{"system", "cache/system-*/root.blocks", func() { os.RemoveAll(w.path("out")) }, "the cached system is damaged and is baked again"},
 		{"root file system below a system", "cache/root-*/root.blocks", func() { os.RemoveAll(w.path("out")) }, "the cached system is damaged and is baked again"},
 		{"root file system", "cache/root-*/root.blocks", anew, "the cached root file system is damaged and is made again"},
-		{"tree", "cache/tree-*/tree/usr/bin/passwd", anew, "the cached tree is damaged and is unpacked again"},
-		{"facts of the tree", "cache/tree-*/tree.json", anew, "the cached tree is damaged and is unpacked again"},
+		{"packages", "cache/packages-*/tree/usr/bin/passwd", anew, "the cached packages are damaged and are installed again"},
+		{"facts of the packages", "cache/packages-*/tree.json", anew, "the cached packages are damaged and are installed again"},
 		{"initramfs", "cache/initramfs-*/initramfs.img", anew, "the cached initramfs is damaged and is made again"},
 		{"entry", "cache/initramfs-*/entry.json", anew, ""},
 		{"output", "out/disk.qcow2", func() {}, "the output is not what is asked for and is made again"},
@@ -67,13 +68,13 @@ func TestConcurrentBuilds(t *testing.T) {
 			t.Errorf("both have the digest %s", one.Digest)
 		}
 		w.noHalf()
-		for kind, want := range map[string]int{"tree": 1, "initramfs": 1, "system": 2} {
+		for kind, want := range map[string]int{"root": 1, "initramfs": 1, "system": 2} {
 			entries, err := filepath.Glob(filepath.Join(w.cache, kind+"-*", "entry.json"))
 			if err != nil || len(entries) != want {
 				t.Errorf("%d entries of the kind %s, want %d (%v)", len(entries), kind, want, err)
 			}
 		}
-		// The next round makes all but packages, tree and initramfs again.
+		// The next round makes all but packages, their file system and initramfs again.
 		w.forget()
 		for _, out := range []string{"out", "other"} {
 			if err := os.RemoveAll(w.path(out)); err != nil {

@@ -7,14 +7,15 @@ import (
 	"testing"
 )
 
-// TestRootless builds as root and as an ordinary user with subordinate ids, and
-// compares the bytes. The user exists in a mount namespace of the test's own
+// TestRootless installs and builds as root and as an ordinary user with subordinate
+// ids, from one lock, and compares the bytes. The user exists in a mount namespace of the test's own
 // alone: nothing is changed on the host.
 func TestRootless(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Fatal("the test itself needs root, to be root once and another user once")
 	}
 	w := newWorld(t)
+	w.locked()
 	profile := w.profile("rootless")
 	want, _ := w.build(profile, "as-root")
 
@@ -38,16 +39,10 @@ func TestRootless(t *testing.T) {
 		}
 		mount.WriteString("mount --bind " + w.path(name) + " /etc/" + name + "\n")
 	}
-	// The user's own folder, with the packages that root's build used.
+	// The user's own folder, with the packages, not installed, that root's build took.
 	home := w.path("home")
 	run(t, "mkdir", "-p", home+"/cache")
-	entries, err := filepath.Glob(filepath.Join(w.cache, "packages-*", "base.tar.zst"))
-	if err != nil || len(entries) == 0 {
-		t.Fatalf("no packages in the cache (%v)", err)
-	}
-	for _, e := range entries {
-		run(t, "cp", "--archive", "--reflink=auto", filepath.Dir(e), home+"/cache/")
-	}
+	run(t, "cp", "--archive", "--reflink=auto", filepath.Join(w.cache, "store"), home+"/cache/")
 	run(t, "chown", "-R", id+":"+id, home)
 	for dir := w.dir; dir != filepath.Clean(os.TempDir()) && dir != "/"; dir = filepath.Dir(dir) {
 		run(t, "chmod", "a+x", dir)
@@ -59,7 +54,7 @@ func TestRootless(t *testing.T) {
 	}
 	mount.WriteString(`exec setpriv --reuid=` + id + ` --regid=` + id + ` --clear-groups -- env HOME=` + home + ` "$@"` + "\n")
 	run(t, "unshare", "--mount", "--propagation", "private", "--", "sh", "-c", mount.String(), "sh",
-		home+"/bin/ward", "build", w.image, "--profile", profile, "--cache", home+"/cache", "-o", home+"/out")
+		home+"/bin/ward", "build", w.image, "--profile", profile, "--cache", home+"/cache", "-o", home+"/out", "--locked", w.lock, "--offline")
 	w.same(want, w.verified("home/out"))
 	for _, name := range []string{"disk.qcow2", "manifest.json"} {
 		info, err := os.Stat(filepath.Join(home, "out", name))

@@ -19,6 +19,7 @@ import (
 type world struct {
 	t                       *testing.T
 	ward, dir, cache, image string
+	lock                    string // file that builds are locked to; empty: they are not
 }
 
 const smallImage = `name: debian-12
@@ -59,10 +60,20 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// locked has builds install the packages of a lock, which are the same each time:
+// those that are in the cache now, from the cache's store.
+func (w *world) locked() {
+	w.t.Helper()
+	lock := w.path("image.lock")
+	run(w.t, w.ward, "lock", w.image, "--cache", w.cache, "-o", lock)
+	w.lock = lock
+	w.remove("packages")
+}
+
 func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
 
 // profile writes a profile that differs from every other one by its name,
-// so that nothing but packages, tree and initramfs is in the cache for it.
+// so that nothing but packages, their file system and initramfs is in the cache for it.
 func (w *world) profile(what string) string {
 	w.t.Helper()
 	id := strings.ReplaceAll(what, " ", "-")
@@ -75,7 +86,11 @@ func (w *world) profile(what string) string {
 }
 
 func (w *world) argv(profile, out string) []string {
-	return []string{w.ward, "build", w.image, "--profile", profile, "--cache", w.cache, "-o", w.path(out)}
+	argv := []string{w.ward, "build", w.image, "--profile", profile, "--cache", w.cache, "-o", w.path(out)}
+	if w.lock != "" {
+		argv = append(argv, "--locked", w.lock)
+	}
+	return argv
 }
 
 // build builds to the end, and checks every byte of the output. It returns what
@@ -108,16 +123,19 @@ func (w *world) same(a, b *builder.Manifest) {
 	}
 }
 
-// forget removes the finished systems, half a GiB each, from the cache.
-func (w *world) forget() {
+// forget removes the finished systems from the cache.
+func (w *world) forget() { w.remove("system") }
+
+// remove removes the entries of a kind from the cache.
+func (w *world) remove(kind string) {
 	w.t.Helper()
-	systems, err := filepath.Glob(filepath.Join(w.cache, "system-*"))
+	entries, err := filepath.Glob(filepath.Join(w.cache, kind+"-*"))
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	for _, s := range systems {
-		if !strings.HasSuffix(s, ".lock") {
-			if err := os.RemoveAll(s); err != nil {
+	for _, e := range entries {
+		if !strings.HasSuffix(e, ".lock") {
+			if err := os.RemoveAll(e); err != nil {
 				w.t.Fatal(err)
 			}
 		}

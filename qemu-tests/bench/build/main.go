@@ -82,6 +82,7 @@ func run(ctx context.Context, args []string, out *os.File) error {
 	for _, c := range b.cases(p) {
 		all = append(all, &series{step: c})
 	}
+	var cold int64
 	// In turn, so that a busy minute of the host does not hit one of them only.
 	for i := range *runs {
 		for _, s := range all {
@@ -99,12 +100,18 @@ func run(ctx context.Context, args []string, out *os.File) error {
 			}
 			b.log.Info("measured", "what", s.name, "n", i+1, "took", x.took.Round(10*time.Millisecond), "largest_mib", x.memory>>20)
 			s.samples = append(s.samples, x)
+			if s.name == wardCold {
+				if cold, err = allocated(b.path("cache")); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	disk, err := b.onDisk()
 	if err != nil {
 		return err
 	}
+	disk.cold = cold
 	return report(out, all, disk, b.accel)
 }
 

@@ -81,7 +81,10 @@ var limits = []struct {
 }{{wardIncremental, 5 * time.Second}, {wardNothing, 500 * time.Millisecond}}
 
 // usage is what lies on the disk after the runs, in bytes.
-type usage struct{ image, cache int64 }
+type usage struct {
+	image, cache int64
+	cold         int64 // of the cache after a build with an empty one
+}
 
 // report prints what was measured; accel is how machines ran, empty: none did.
 func report(out io.Writer, all []*series, disk usage, accel string) error {
@@ -120,7 +123,9 @@ func report(out io.Writer, all []*series, disk usage, accel string) error {
 		}
 	}
 	if disk.image > 0 {
-		fmt.Fprintf(w, "\nimage %d MiB, cache %d MiB, %.1f times the image\n", disk.image>>20, disk.cache>>20, float64(disk.cache)/float64(disk.image))
+		times := func(n int64) float64 { return float64(n) / float64(disk.image) }
+		fmt.Fprintf(w, "\nimage %d MiB; cache after a cold build %d MiB, %.2f times the image; after all builds %d MiB, %.2f times\n",
+			disk.image>>20, disk.cold>>20, times(disk.cold), disk.cache>>20, times(disk.cache))
 	}
 	if accel != "" {
 		fmt.Fprintf(w, "\nmachines: QEMU, %s\n", accel)
