@@ -34,6 +34,7 @@ import (
 type BakeSpec struct {
 	Installed string               `json:"installed"` // what settleTree left
 	Output    string               `json:"output"`    // folder for the results
+	Base      string               `json:"base"`      // file that gets the blocks of the file system below
 	Arch      string               `json:"arch"`      // of the image
 	Facts     firstboot.ImageFacts `json:"facts"`
 	Config    handoff.Config       `json:"config"` // of init
@@ -59,7 +60,7 @@ type BakeSpec struct {
 
 // What Bake leaves in BakeSpec.Output.
 const (
-	rootFile     = "root.blocks" // disk.Blocks over those of the base
+	rootFile     = "root.blocks" // disk.Blocks over the base
 	kernelFile   = "vmlinuz"
 	initrdFile   = "initramfs.img"
 	ukiFile      = "ward.efi"
@@ -251,9 +252,7 @@ func (b *bake) close() error {
 	if b.lower != nil {
 		b.lower.wait()
 		b.packed.wait()
-		if base, err := b.based.wait(); err == nil {
-			base.layers.Close()
-		}
+		b.based.wait()
 	}
 	if b.upper != "" {
 		if err := command.Run(context.Background(), b.log, "umount", "--lazy", b.tree); err != nil {

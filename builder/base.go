@@ -14,17 +14,22 @@ import (
 	"ward/initramfs/handoff"
 )
 
-// baseKind are the cache's entries with the file system of a tree of packages.
+// baseKind are the cache's entries with the file system of a tree of packages: what
+// it borrows from the tree, and the rest.
 const baseKind = "root"
+
+// lentFile is disk.Borrowed, of a tree of packages.
+const lentFile = "root.json"
 
 // rawRoot is the root file system that is worked on, in bake.work.
 const rawRoot = "root.ext4"
 
 // base is the file system of the tree of packages, which every image of these packages
-// and this size of root differs from. It is unpacked in rawRoot.
+// and this size of root differs from. It lies in rawRoot, and its blocks in
+// BakeSpec.Base.
 type base struct {
 	key    string
-	layers disk.Layers
+	prints disk.Prints
 }
 
 // rootBytes is the size of the file system, without the hash tree behind it.
@@ -46,14 +51,14 @@ func (b *bake) makeBase(ctx context.Context, tree string) (base, error) {
 		return base{}, err
 	}
 	defer c.Close()
-	l, err := b.cachedBase(ctx, c, key, tree, false)
+	p, err := b.cachedBase(ctx, c, key, tree, false)
 	if errors.Is(err, errDamaged) {
-		l, err = b.cachedBase(ctx, c, key, tree, true)
+		p, err = b.cachedBase(ctx, c, key, tree, true)
 	}
 	if errors.Is(err, disk.ErrTooSmall) {
 		err = b.tooSmall()
 	}
-	return base{key, l}, err
+	return base{key, p}, err
 }
 
 func (b *bake) tooSmall() error {
@@ -61,43 +66,53 @@ func (b *bake) tooSmall() error {
 }
 
 // cachedBase takes the file system from the cache, or from a new entry.
-func (b *bake) cachedBase(ctx context.Context, c *cache.Cache, key, tree string, fresh bool) (disk.Layers, error) {
+func (b *bake) cachedBase(ctx context.Context, c *cache.Cache, key, tree string, fresh bool) (disk.Prints, error) {
 	raw := filepath.Join(b.work, rawRoot)
 	e, hit, err := c.Get(ctx, baseKind, key, fresh, func(ctx context.Context, dir string) error {
 		// Equal trees have one name, so that they give equal bytes; an image gets its own.
 		id := uuid.NewSHA1(uuid.MustParse(handoff.RootType), []byte(b.facts.Digest))
+		if err := os.Remove(raw); err != nil && !errors.Is(err, os.ErrNotExist) { // what a damaged entry gave
+			return err
+		}
 		if err := disk.WriteExt4(ctx, b.log, raw, disk.Ext4{Tree: tree, UUID: id.String(), Size: b.rootBytes(), Epoch: b.Epoch}); err != nil {
 			return err
 		}
-		if err := disk.WriteBlocks(ctx, filepath.Join(dir, rootFile), raw, nil); err != nil {
+		// What is made from a damaged tree must not be found by the next build.
+		lower, err := b.lower.wait()
+		if err != nil {
 			return err
 		}
-		// What is made from a damaged tree must not be found by the next build.
-		_, err := b.lower.wait()
-		return err
+		return disk.Borrow(ctx, raw, tree, lower.files(), filepath.Join(dir, lentFile), filepath.Join(dir, rootFile))
 	})
 	if err != nil {
 		return nil, err
 	}
 	if hit {
-		if err := e.Verify(rootFile); err != nil {
+		err := e.Verify(rootFile, lentFile)
+		if err == nil {
+			err = disk.Return(ctx, raw, tree, e.Path(lentFile), e.Path(rootFile))
+		}
+		if _, changed := b.lower.wait(); changed != nil { // which is the reason, then
+			return nil, changed
+		}
+		if err != nil {
 			b.log.Warn("the cached root file system is damaged and is made again", "why", err)
 			return nil, fmt.Errorf("%w: %w", errDamaged, err)
 		}
 	}
-	l, err := disk.OpenLayers(e.Path(rootFile))
-	if err != nil || !hit {
-		return l, err
+	// While others work on the tree: the qcow2 takes these blocks as they are.
+	return disk.WriteBlocks(ctx, b.Base, raw, nil)
+}
+
+// files are the regular files with something in them, as paths in the tree.
+func (s survey) files() []string {
+	var all []string
+	for _, e := range s {
+		if e.info.Mode().IsRegular() && e.info.Size() > 0 {
+			all = append(all, e.path[1:])
+		}
 	}
-	f, err := os.Create(raw)
-	if err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	err = errors.Join(f.Truncate(b.rootBytes()), l.Unpack(ctx, f, 0), f.Close())
-	if err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
+	return all
 }
 
 // filesystem makes the root file system: that of the tree of packages with what is
@@ -134,5 +149,27 @@ func (b *bake) filesystem(ctx context.Context) error {
 		b.baked.Verity = v.String()
 	}
 	b.baked.Base = below.key
-	return disk.WriteBlocks(ctx, filepath.Join(b.Output, rootFile), raw, below.layers)
+	_, err = disk.WriteBlocks(ctx, filepath.Join(b.Output, rootFile), raw, below.prints)
+	return err
+}
+
+// BaseSpec says what the blocks of a file system below are made of again.
+type BaseSpec struct {
+	Installed string `json:"installed"` // see BakeSpec
+	Entry     string `json:"entry"`     // of the cache, with the file system
+	Output    string `json:"output"`    // gets the blocks
+}
+
+// restoreBase makes the blocks of a file system in the cache.
+func restoreBase(ctx context.Context, s BaseSpec) error {
+	if err := checkTree(ctx, CheckSpec{Dir: s.Installed}); err != nil {
+		return err
+	}
+	raw := s.Output + ".raw"
+	defer os.Remove(raw)
+	if err := disk.Return(ctx, raw, filepath.Join(s.Installed, treeDir), filepath.Join(s.Entry, lentFile), filepath.Join(s.Entry, rootFile)); err != nil {
+		return err
+	}
+	_, err := disk.WriteBlocks(ctx, s.Output, raw, nil)
+	return err
 }

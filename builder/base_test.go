@@ -99,7 +99,7 @@ func baker(t *testing.T, lower, finished, cacheDir string) *bake {
 	dir := t.TempDir()
 	unpacked := filepath.Join(dir, "unpacked")
 	b := &bake{
-		BakeSpec: BakeSpec{Installed: unpacked, Output: dir, RootSize: 64 << 20, RootUUID: "99999999-2222-4333-8444-555555555555", Epoch: testEpoch, Cache: cacheDir, Code: "test"},
+		BakeSpec: BakeSpec{Installed: unpacked, Output: dir, RootSize: 64 << 20, RootUUID: "99999999-2222-4333-8444-555555555555", Epoch: testEpoch, Cache: cacheDir, Code: "test", Base: filepath.Join(dir, "base.blocks")},
 		log:      slog.New(slog.DiscardHandler), work: filepath.Join(dir, ".work"), tree: finished, facts: treeFacts{Digest: "digest"},
 	}
 	if err := errors.Join(os.MkdirAll(b.work, 0o755), os.Mkdir(unpacked, 0o755), os.Symlink(lower, filepath.Join(unpacked, treeDir))); err != nil {
@@ -119,26 +119,13 @@ func baker(t *testing.T, lower, finished, cacheDir string) *bake {
 func TestIncrementalEqualsCold(t *testing.T) {
 	lower, finished := twoTrees(t)
 	warm := t.TempDir()
-	var want []byte
+	var want, wantBase []byte
 	for _, c := range []struct {
 		name, cache string
 		before      func()
 	}{
 		{"cold", warm, nil}, {"from the cache", warm, nil}, {"cold again", t.TempDir(), nil},
-		{"damaged", warm, func() {
-			names, err := filepath.Glob(filepath.Join(warm, baseKind+"-*", rootFile))
-			if err != nil || len(names) != 1 {
-				t.Fatalf("the cache has the file systems %q (%v)", names, err)
-			}
-			data, err := os.ReadFile(names[0])
-			if err != nil {
-				t.Fatal(err)
-			}
-			data[len(data)-9] ^= 1
-			if err := os.WriteFile(names[0], data, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}},
+		{"damaged", warm, func() { damage(t, warm, rootFile) }}, {"what is borrowed damaged", warm, func() { damage(t, warm, lentFile) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.before != nil {
@@ -152,16 +139,19 @@ func TestIncrementalEqualsCold(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer below.layers.Close()
+			blocks, err := os.ReadFile(b.Base)
+			if err != nil {
+				t.Fatal(err)
+			}
 			got, err := os.ReadFile(filepath.Join(b.Output, rootFile))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if want == nil {
-				want = got
-				judgeRoot(t, b, below.layers, finished)
+				want, wantBase = got, blocks
+				judgeRoot(t, b, finished)
 			}
-			if !bytes.Equal(got, want) {
+			if !bytes.Equal(got, want) || !bytes.Equal(blocks, wantBase) {
 				t.Error("the root file system has other bytes")
 			}
 			if b.baked.Base != below.key {
@@ -172,20 +162,37 @@ func TestIncrementalEqualsCold(t *testing.T) {
 	}
 }
 
-// judgeRoot has e2fsck and debugfs say what is in the file system: the finished tree.
-func judgeRoot(t *testing.T, b *bake, below disk.Layers, finished string) {
+// damage changes a byte of the one file of that name that file systems in a cache have.
+func damage(t *testing.T, cacheDir, file string) {
 	t.Helper()
-	top, err := disk.OpenBlocks(filepath.Join(b.Output, rootFile))
+	names, err := filepath.Glob(filepath.Join(cacheDir, baseKind+"-*", file))
+	if err != nil || len(names) != 1 {
+		t.Fatalf("the cache has the file systems %q (%v)", names, err)
+	}
+	data, err := os.ReadFile(names[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer top.Close()
+	data[len(data)-9] ^= 1
+	if err := os.WriteFile(names[0], data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// judgeRoot has e2fsck and debugfs say what is in the file system: the finished tree.
+func judgeRoot(t *testing.T, b *bake, finished string) {
+	t.Helper()
+	layers, err := disk.OpenLayers(b.Base, filepath.Join(b.Output, rootFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer layers.Close()
 	image := filepath.Join(t.TempDir(), "root.ext4")
 	f, err := os.Create(image)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(f.Truncate(top.Size()), append(slices.Clone(below), top).Unpack(t.Context(), f, 0), f.Close()); err != nil {
+	if err := errors.Join(f.Truncate(layers[1].Size()), layers.Unpack(t.Context(), f, 0), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	tool(t, "e2fsck", "-fn", image)

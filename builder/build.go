@@ -335,41 +335,58 @@ var errDamaged = errors.New("the cache is damaged")
 
 // system bakes the tree inside a namespace, or takes the result from the cache.
 // A result or a tree whose bytes have changed is made again.
-func (b *build) system(ctx context.Context) error {
-	err := b.bakeSystem(ctx, false)
-	if err != nil && strings.Contains(err.Error(), treeChanged) { // the inner program's error is text
-		b.Log.Warn("the cached packages are damaged and are installed again", "why", err)
-		if err := b.refetch(ctx); err != nil {
+func (b *build) system(ctx context.Context) (err error) {
+	parent := filepath.Dir(filepath.Clean(b.Output))
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return err
+	}
+	if b.work, b.workLock, err = workFolder(parent, filepath.Base(b.Output)); err != nil {
+		return err
+	}
+	fresh := false
+	for range 3 { // each of the two may be damaged
+		b.event.Kind = Done
+		err = b.bakeSystem(ctx, fresh)
+		if err == nil && b.event.Kind == Cached {
+			err = b.restoreSystem(ctx)
+		}
+		switch {
+		case err != nil && strings.Contains(err.Error(), treeChanged): // the inner program's error is text
+			b.Log.Warn("the cached packages are damaged and are installed again", "why", err)
+			if err := b.refetch(ctx); err != nil {
+				return err
+			}
+		case errors.Is(err, errDamaged):
+			b.Log.Warn("the cached system is damaged and is baked again", "why", err)
+			fresh = true
+		default:
 			return err
 		}
-		err = b.bakeSystem(ctx, false)
 	}
-	if err != nil || b.event.Kind != Cached {
-		return err
-	}
-	if err := b.verifySystem(); err != nil {
-		b.Log.Warn("the cached system is damaged and is baked again", "why", err)
-		b.event.Kind = Done
-		return b.bakeSystem(ctx, true)
-	}
-	return nil
+	return err
 }
 
-// verifySystem reads a system from the cache, and the file system below it.
-func (b *build) verifySystem() error {
+// restoreSystem reads a system from the cache and the file system below it, and makes
+// the blocks of that.
+func (b *build) restoreSystem(ctx context.Context) error {
 	if b.rootBase == nil {
-		return errors.New("the file system below it is gone")
+		return fmt.Errorf("%w: the file system below it is gone", errDamaged)
 	}
-	if err := b.baked.Verify(slices.Sorted(maps.Keys(b.baked.Files))...); err != nil {
-		return err
+	for _, e := range []*cache.Entry{b.baked, b.rootBase} {
+		if err := e.Verify(slices.Sorted(maps.Keys(e.Files))...); err != nil {
+			return fmt.Errorf("%w: %w", errDamaged, err)
+		}
 	}
-	return b.rootBase.Verify(rootFile)
+	return b.inside(ctx, Inside{Base: &BaseSpec{Installed: b.base.Dir, Entry: b.rootBase.Dir, Output: b.baseBlocks()}})
 }
+
+// baseBlocks are the blocks of the file system below, until the disk is made.
+func (b *build) baseBlocks() string { return filepath.Join(b.work, "base.blocks") }
 
 func (b *build) bakeSystem(ctx context.Context, fresh bool) error {
 	e, hit, err := b.cache.Get(ctx, "system", b.digest, fresh, func(ctx context.Context, dir string) error {
 		return b.inside(ctx, Inside{Bake: &BakeSpec{
-			Installed: b.base.Dir, Output: dir, Arch: b.arch.Name,
+			Installed: b.base.Dir, Output: dir, Base: b.baseBlocks(), Arch: b.arch.Name,
 			Facts:  firstboot.ImageFacts{Name: b.Image.Name, Distro: b.release.ID, Release: b.release.Version, Digest: b.digest, Tool: b.Version, RootShare: b.Image.Disk.RootShare, SecureBoot: b.inputs.SecureBoot, Verity: b.verified()},
 			Config: b.initConfig(), Profile: b.Profile, Modules: b.Image.Modules, Cmdline: b.cmdline(),
 			Wardctl: b.Binaries.Wardctl, Init: b.init(), EmbedKey: b.EmbedKey,
@@ -402,14 +419,6 @@ func (b *build) bakeSystem(ctx context.Context, fresh bool) error {
 
 // disk writes the raw disk.
 func (b *build) disk(ctx context.Context) error {
-	var err error
-	parent := filepath.Dir(filepath.Clean(b.Output))
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return err
-	}
-	if b.work, b.workLock, err = workFolder(parent, filepath.Base(b.Output)); err != nil {
-		return err
-	}
 	var baked Baked
 	if err := readJSON(b.baked.Path(bakedFile), &baked); err != nil {
 		return err
@@ -451,7 +460,7 @@ func (b *build) disk(ctx context.Context) error {
 		return err
 	}
 	defer remove()
-	if b.root, err = disk.OpenLayers(b.rootBase.Path(rootFile), b.baked.Path(rootFile)); err != nil {
+	if b.root, err = disk.OpenLayers(b.baseBlocks(), b.baked.Path(rootFile)); err != nil {
 		return err
 	}
 	layout := disk.Layout{
@@ -468,7 +477,7 @@ func (b *build) disk(ctx context.Context) error {
 }
 
 // wantsRaw tells whether a format is made from the whole raw disk. A qcow2 takes root
-// as it is in the cache.
+// as it is in blocks.
 func (b *build) wantsRaw() bool {
 	return slices.ContainsFunc(b.Image.Formats, func(f string) bool { return f != "qcow2" && f != "tar" })
 }
@@ -486,6 +495,9 @@ func (b *build) formats(ctx context.Context) error {
 		group.Go(func() error { return b.format(ctx, raw, format) })
 	}
 	if err := group.Wait(); err != nil {
+		return err
+	}
+	if err := os.Remove(b.baseBlocks()); err != nil {
 		return err
 	}
 	if !slices.Contains(b.Image.Formats, "raw") {

@@ -24,6 +24,7 @@ type Inside struct {
 	Check  *CheckSpec  `json:"check,omitempty"`
 	Pack   *PackSpec   `json:"pack,omitempty"`
 	Bake   *BakeSpec   `json:"bake,omitempty"`
+	Base   *BaseSpec   `json:"base,omitempty"`
 }
 
 // inside runs the inner program.
@@ -78,6 +79,8 @@ func ServeInside(ctx context.Context, log *slog.Logger, r io.Reader, w io.Writer
 		return packTree(ctx, log, *what.Pack)
 	case what.Bake != nil:
 		return Bake(ctx, log, *what.Bake, note)
+	case what.Base != nil:
+		return restoreBase(ctx, *what.Base)
 	default:
 		return errors.New("inside: standard input says nothing to do")
 	}

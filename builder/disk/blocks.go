@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"os"
 	"runtime"
@@ -166,65 +167,113 @@ func (l Layers) Unpack(ctx context.Context, to *os.File, at int64) error {
 	})
 }
 
-// WriteBlocks writes the blocks in which an image differs from the one below, if
-// there is one, otherwise from zeros. Equal images give equal bytes.
-func WriteBlocks(ctx context.Context, name, image string, below Layers) (err error) {
-	src, err := os.Open(image)
-	if err != nil {
-		return err
+// Prints tell the blocks of an image from those of another, for as long as the program
+// runs; that of a block of zeros is none.
+type Prints []print
+
+// print are two hashes of a block, of 64 bits each, with seeds that nobody knows
+// before: two blocks have the same ones once in 2^128 pairs.
+type print [2]uint64
+
+var printSeeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
+
+func printOf(block []byte) print {
+	return print{maphash.Bytes(printSeeds[0], block), maphash.Bytes(printSeeds[1], block)}
+}
+
+// at is the print of a block; behind the end there are zeros.
+func (p Prints) at(i int) print {
+	if i < len(p) {
+		return p[i]
 	}
-	defer src.Close()
-	info, err := src.Stat()
+	return print{}
+}
+
+// image reads the blocks of an image.
+type image struct {
+	f    *os.File
+	size int64
+	data []bool // blocks that may hold something
+}
+
+func openImage(f *os.File) (image, error) {
+	info, err := f.Stat()
 	if err != nil {
-		return err
+		return image{}, err
 	}
-	data, err := dataBlocks(src, info.Size())
+	m := image{f: f, size: info.Size()}
+	if m.data, err = dataBlocks(f, m.size); err != nil {
+		err = fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return m, err
+}
+
+// read returns a whole block; nil: it is all zeros.
+func (m image) read(i int) ([]byte, error) {
+	if !m.data[i] {
+		return nil, nil
+	}
+	block := make([]byte, blockSize)
+	if _, err := m.f.ReadAt(block, int64(i)*blockSize); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if bytes.Equal(block, zeroBlock[:]) {
+		return nil, nil
+	}
+	return block, nil
+}
+
+// WriteBlocks writes the blocks in which an image differs from the one that has the
+// prints below; without any, from zeros. It returns the image's own. Equal images give
+// equal bytes.
+func WriteBlocks(ctx context.Context, name, from string, below Prints) (Prints, error) {
+	f, err := os.Open(from)
 	if err != nil {
-		return fmt.Errorf("%s: %w", image, err)
+		return nil, err
 	}
+	defer f.Close()
+	m, err := openImage(f)
+	if err != nil {
+		return nil, err
+	}
+	own := make(Prints, len(m.data))
+	return own, writeBlocks(ctx, name, m.size, len(own), func(i int) ([]byte, error) {
+		block, err := m.read(i)
+		if err != nil {
+			return nil, err
+		}
+		if block != nil {
+			own[i] = printOf(block)
+		}
+		switch {
+		case own[i] == below.at(i):
+			return nil, nil
+		case block == nil:
+			return zeroBlock[:], nil
+		}
+		return block, nil
+	})
+}
+
+// writeBlocks writes the blocks that differ returns; nil is one that does not.
+func writeBlocks(ctx context.Context, name string, size int64, n int, differ func(i int) ([]byte, error)) (err error) {
 	z, err := encoder()
 	if err != nil {
 		return err
 	}
 	defer z.Close()
-	d, err := decoder()
-	if err != nil {
-		return err
-	}
-	defer d.Close()
 	out, err := os.Create(name)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	head := binary.LittleEndian.AppendUint64([]byte(blocksMagic), uint64(info.Size()))
-	lengths := make([]byte, 4*len(data))
+	head := binary.LittleEndian.AppendUint64([]byte(blocksMagic), uint64(size))
+	lengths := make([]byte, 4*n)
 	at := int64(len(head) + len(lengths))
-	err = inOrder(ctx, len(data), func(i int) ([]byte, error) {
-		var old []byte
-		if len(below) > 0 {
-			packed, err := below.frame(i)
-			if err != nil {
-				return nil, err
-			}
-			if packed != nil {
-				if old, err = expand(d, packed, nil); err != nil {
-					return nil, fmt.Errorf("block %d below: %w", i, err)
-				}
-			}
-		}
-		if !data[i] && old == nil {
-			return nil, nil
-		}
-		block := make([]byte, blockSize)
-		if _, err := src.ReadAt(block, int64(i)*blockSize); err != nil && !errors.Is(err, io.EOF) {
+	err = inOrder(ctx, n, func(i int) ([]byte, error) {
+		block, err := differ(i)
+		if err != nil || block == nil {
 			return nil, err
-		}
-		if old == nil {
-			old = zeroBlock[:]
-		}
-		if bytes.Equal(block, old) {
-			return nil, nil
 		}
 		return z.EncodeAll(block, nil), nil
 	}, func(i int, packed []byte) error {

@@ -1,12 +1,10 @@
 package disk
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 )
 
@@ -43,16 +41,12 @@ func WriteQCOW2(ctx context.Context, to, raw string, parts ...Part) (err error) 
 		return err
 	}
 	defer src.Close()
-	info, err := src.Stat()
-	if err != nil {
+	q := &qcow2{}
+	if q.raw, err = openImage(src); err != nil {
 		return err
 	}
-	if info.Size()%blockSize != 0 {
-		return fmt.Errorf("%s: has %d bytes, want whole blocks of %d", raw, info.Size(), blockSize)
-	}
-	q := &qcow2{raw: src, size: info.Size()}
-	if q.data, err = dataBlocks(src, info.Size()); err != nil {
-		return fmt.Errorf("%s: %w", raw, err)
+	if q.size = q.raw.size; q.size%blockSize != 0 {
+		return fmt.Errorf("%s: has %d bytes, want whole blocks of %d", raw, q.size, blockSize)
 	}
 	for _, p := range parts {
 		if p.At%blockSize != 0 || p.At < 0 || p.At+p.Layers.size() > q.size {
@@ -68,13 +62,13 @@ func WriteQCOW2(ctx context.Context, to, raw string, parts ...Part) (err error) 
 }
 
 type qcow2 struct {
-	raw, out *os.File
-	size     int64
-	data     []bool // blocks of raw that may hold something
-	parts    []Part
-	at       int64    // end of what is written, in bytes
-	l2       []uint64 // entries of all L2 tables
-	counts   []uint16 // references to each cluster of the file
+	raw    image
+	out    *os.File
+	size   int64
+	parts  []Part
+	at     int64    // end of what is written, in bytes
+	l2     []uint64 // entries of all L2 tables
+	counts []uint16 // references to each cluster of the file
 }
 
 func (q *qcow2) write(ctx context.Context) error {
@@ -101,15 +95,9 @@ func (q *qcow2) write(ctx context.Context) error {
 		if err != nil || packed != nil {
 			return packed, err
 		}
-		if !q.data[i] {
-			return nil, nil
-		}
-		block := make([]byte, blockSize)
-		if _, err := q.raw.ReadAt(block, int64(i)*blockSize); err != nil && !errors.Is(err, io.EOF) {
+		block, err := q.raw.read(i)
+		if err != nil || block == nil {
 			return nil, err
-		}
-		if bytes.Equal(block, zeroBlock[:]) {
-			return nil, nil
 		}
 		return z.EncodeAll(block, nil), nil
 	}, func(i int, packed []byte) error {

@@ -49,18 +49,14 @@ func TestBlocks(t *testing.T) {
 	dir := t.TempDir()
 	below, image := sparse(t, 300, 1), sparse(t, 600, 2)
 	base, top, whole := filepath.Join(dir, "base"), filepath.Join(dir, "top"), filepath.Join(dir, "whole")
-	if err := WriteBlocks(t.Context(), base, below, nil); err != nil {
-		t.Fatal(err)
-	}
-	lower, err := OpenLayers(base)
+	lower, err := WriteBlocks(t.Context(), base, below, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lower.Close()
-	if err := WriteBlocks(t.Context(), top, image, lower); err != nil {
+	if _, err := WriteBlocks(t.Context(), top, image, lower); err != nil {
 		t.Fatal(err)
 	}
-	if err := WriteBlocks(t.Context(), whole, image, nil); err != nil {
+	if _, err := WriteBlocks(t.Context(), whole, image, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, names := range [][]string{{base, top}, {whole}} {
@@ -88,7 +84,7 @@ func TestBlocks(t *testing.T) {
 
 func TestOpenBlocksRefuses(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "blocks")
-	if err := WriteBlocks(t.Context(), name, sparse(t, 10, 1), nil); err != nil {
+	if _, err := WriteBlocks(t.Context(), name, sparse(t, 10, 1), nil); err != nil {
 		t.Fatal(err)
 	}
 	good := read(t, name)
@@ -128,7 +124,7 @@ func TestWriteQCOW2(t *testing.T) {
 		t.Fatal(err)
 	}
 	blocks := filepath.Join(dir, "blocks")
-	if err := WriteBlocks(t.Context(), blocks, image, nil); err != nil {
+	if _, err := WriteBlocks(t.Context(), blocks, image, nil); err != nil {
 		t.Fatal(err)
 	}
 	layers, err := OpenLayers(blocks)
@@ -185,7 +181,7 @@ func TestWriteQCOW2(t *testing.T) {
 func TestWriteQCOW2Refuses(t *testing.T) {
 	raw := sparse(t, 4, 1)
 	blocks := filepath.Join(t.TempDir(), "blocks")
-	if err := WriteBlocks(t.Context(), blocks, raw, nil); err != nil {
+	if _, err := WriteBlocks(t.Context(), blocks, raw, nil); err != nil {
 		t.Fatal(err)
 	}
 	layers, err := OpenLayers(blocks)

@@ -28,6 +28,7 @@ func TestCacheCorrupt(t *testing.T) {
 		{"system", "cache/system-*/root.blocks", func() { os.RemoveAll(w.path("out")) }, "the cached system is damaged and is baked again"},
 		{"root file system below a system", "cache/root-*/root.blocks", func() { os.RemoveAll(w.path("out")) }, "the cached system is damaged and is baked again"},
 		{"root file system", "cache/root-*/root.blocks", anew, "the cached root file system is damaged and is made again"},
+		{"what it borrows", "cache/root-*/root.json", anew, "the cached root file system is damaged and is made again"},
 		{"packages", "cache/packages-*/tree/usr/bin/passwd", anew, "the cached packages are damaged and are installed again"},
 		{"facts of the packages", "cache/packages-*/tree.json", anew, "the cached packages are damaged and are installed again"},
 		{"initramfs", "cache/initramfs-*/initramfs.img", anew, "the cached initramfs is damaged and is made again"},

@@ -80,6 +80,9 @@ var limits = []struct {
 	most time.Duration
 }{{wardIncremental, 5 * time.Second}, {wardNothing, 500 * time.Millisecond}}
 
+// mostDisk is how much of the disk the cache may take, in images.
+const mostDisk = 2.5
+
 // usage is what lies on the disk after the runs, in bytes.
 type usage struct {
 	image, cache int64
@@ -124,8 +127,8 @@ func report(out io.Writer, all []*series, disk usage, accel string) error {
 	}
 	if disk.image > 0 {
 		times := func(n int64) float64 { return float64(n) / float64(disk.image) }
-		fmt.Fprintf(w, "\nimage %d MiB; cache after a cold build %d MiB, %.2f times the image; after all builds %d MiB, %.2f times\n",
-			disk.image>>20, disk.cold>>20, times(disk.cold), disk.cache>>20, times(disk.cache))
+		fmt.Fprintf(w, "\nimage %d MiB; cache after a cold build %d MiB, %.2f times the image, at most %.2f: %s; after all builds %d MiB, %.2f times\n",
+			disk.image>>20, disk.cold>>20, times(disk.cold), mostDisk, verdict(times(disk.cold) <= mostDisk), disk.cache>>20, times(disk.cache))
 	}
 	if accel != "" {
 		fmt.Fprintf(w, "\nmachines: QEMU, %s\n", accel)

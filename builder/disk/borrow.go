@@ -1,0 +1,309 @@
+package disk
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// pieceSize is the size of the pieces that an image borrows: a block of an ext4 of
+// 512 MiB or more (mke2fs.conf(5)), in which each file begins anew.
+const pieceSize = 4 << 10
+
+// perBlock is how many pieces a block has.
+const perBlock = blockSize / pieceSize
+
+// Borrowed are the pieces of an image that lie in files of a tree as well, so that
+// they need not be kept twice.
+type Borrowed struct {
+	Size  int64  `json:"size"` // of the image, bytes
+	Files []Lent `json:"files"`
+}
+
+// Lent is a file of the tree with what is borrowed from it.
+type Lent struct {
+	Path string `json:"path"` // "usr/bin/bash"
+	Runs []Run  `json:"runs"`
+}
+
+// Run are pieces that follow one another in both, by number.
+type Run struct {
+	Image int64 `json:"i"`
+	File  int64 `json:"f"`
+	Count int64 `json:"n"`
+}
+
+// Borrow finds the pieces of an image that lie in files of a tree, of these paths, and
+// writes which ones to the file list, as JSON, and what is left of the image to the
+// file rest, as Blocks. Together with the tree they are the image, see Return.
+func Borrow(ctx context.Context, from, tree string, paths []string, list, rest string) error {
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	m, err := openImage(f)
+	if err != nil {
+		return err
+	}
+	x := &index{root: root, seed: maphash.MakeSeed(), first: map[uint64]place{}}
+	defer x.close()
+	if err := x.read(ctx, paths); err != nil {
+		return err
+	}
+	lent := make([]Lent, len(x.files))
+	taken := make([][perBlock]bool, len(m.data))
+	var last place // of the piece before
+	next := int64(-1)
+	for i := range m.data {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		block, err := m.read(i)
+		if err != nil {
+			return err
+		}
+		for n := range perBlock {
+			if block == nil {
+				break
+			}
+			piece := block[n*pieceSize:][:pieceSize]
+			at := int64(i)*perBlock + int64(n)
+			if bytes.Equal(piece, zeroBlock[:pieceSize]) || (at+1)*pieceSize > m.size {
+				continue
+			}
+			follows := place{last.file, last.piece + 1}
+			p, found, err := x.find(piece, follows, at == next)
+			if err != nil {
+				return err
+			}
+			if !found {
+				continue
+			}
+			runs := &lent[p.file].Runs
+			if at == next && p == follows {
+				(*runs)[len(*runs)-1].Count++
+			} else {
+				*runs = append(*runs, Run{at, p.piece, 1})
+			}
+			last, next, taken[i][n] = p, at+1, true
+		}
+	}
+	b := Borrowed{Size: m.size, Files: []Lent{}}
+	for i, l := range lent {
+		if len(l.Runs) > 0 {
+			b.Files = append(b.Files, Lent{x.files[i].path, l.Runs})
+		}
+	}
+	text, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(list, text, 0o644); err != nil {
+		return err
+	}
+	return writeBlocks(ctx, rest, m.size, len(m.data), func(i int) ([]byte, error) {
+		block, err := m.read(i)
+		if err != nil || block == nil {
+			return nil, err
+		}
+		for n, is := range taken[i] {
+			if is {
+				clear(block[n*pieceSize:][:pieceSize])
+			}
+		}
+		if bytes.Equal(block, zeroBlock[:]) {
+			return nil, nil
+		}
+		return block, nil
+	})
+}
+
+// place is a piece of a file.
+type place struct{ file, piece int64 }
+
+// index knows where in the tree each piece is.
+type index struct {
+	root  *os.Root
+	seed  maphash.Seed
+	files []indexed
+	first map[uint64]place // hash of a piece -> the first one that has it
+	open  *os.File         // the file that was compared last
+	which int64
+}
+
+type indexed struct {
+	path   string
+	hashes []uint64
+}
+
+// read hashes the files' pieces.
+func (x *index) read(ctx context.Context, paths []string) error {
+	x.files = make([]indexed, len(paths))
+	err := parallel(ctx, 0, len(paths), func(i int) error {
+		x.files[i].path = paths[i]
+		f, err := openIn(x.root, paths[i])
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		buf := make([]byte, blockSize)
+		for {
+			n, err := io.ReadFull(f, buf)
+			if n > 0 {
+				clear(buf[n:])
+				for at := 0; at < n; at += pieceSize {
+					x.files[i].hashes = append(x.files[i].hashes, maphash.Bytes(x.seed, buf[at:at+pieceSize]))
+				}
+			}
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", paths[i], err)
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for i, f := range x.files {
+		for n, h := range f.hashes {
+			if _, ok := x.first[h]; !ok {
+				x.first[h] = place{int64(i), int64(n)}
+			}
+		}
+	}
+	return nil
+}
+
+// find finds a piece: the one that follows, if it may, or any other.
+func (x *index) find(piece []byte, follows place, may bool) (place, bool, error) {
+	h := maphash.Bytes(x.seed, piece)
+	if may {
+		if hashes := x.files[follows.file].hashes; follows.piece < int64(len(hashes)) && hashes[follows.piece] == h {
+			if same, err := x.same(piece, follows); same || err != nil {
+				return follows, same, err
+			}
+		}
+	}
+	p, ok := x.first[h]
+	if !ok {
+		return place{}, false, nil
+	}
+	same, err := x.same(piece, p)
+	return p, same, err
+}
+
+// same compares the bytes: two pieces may have one hash.
+func (x *index) same(piece []byte, p place) (bool, error) {
+	if x.open == nil || x.which != p.file {
+		x.close()
+		var err error
+		if x.open, err = openIn(x.root, x.files[p.file].path); err != nil {
+			return false, err
+		}
+		x.which = p.file
+	}
+	got := make([]byte, pieceSize)
+	if _, err := x.open.ReadAt(got, p.piece*pieceSize); err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	return bytes.Equal(got, piece), nil
+}
+
+func (x *index) close() {
+	if x.open != nil {
+		x.open.Close()
+		x.open = nil
+	}
+}
+
+// openIn opens a regular file of a tree.
+func openIn(root *os.Root, path string) (*os.File, error) {
+	f, err := root.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO would keep us waiting
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(err, fmt.Errorf("%s: is no regular file", path), f.Close())
+	}
+	return f, nil
+}
+
+// Return makes the image again of what Borrow wrote and the tree, in a new file. It
+// does not tell a changed tree from the one that was: who calls it compares that.
+func Return(ctx context.Context, to, tree, list, rest string) (err error) {
+	text, err := os.ReadFile(list)
+	if err != nil {
+		return err
+	}
+	var b Borrowed
+	if err := json.Unmarshal(text, &b); err != nil {
+		return fmt.Errorf("%s: %w", list, err)
+	}
+	left, err := OpenLayers(rest)
+	if err != nil {
+		return err
+	}
+	defer left.Close()
+	if b.Size != left.size() {
+		return fmt.Errorf("%s: is of an image of %d bytes, %s of %d", list, b.Size, rest, left.size())
+	}
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	f, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := errors.Join(f.Truncate(b.Size), left.Unpack(ctx, f, 0)); err != nil {
+		return err
+	}
+	return parallel(ctx, 0, len(b.Files), func(i int) error {
+		if err := b.Files[i].copy(f, root, b.Size); err != nil {
+			return fmt.Errorf("%s: %w", filepath.Join(tree, b.Files[i].Path), err)
+		}
+		return nil
+	})
+}
+
+// copy copies what is borrowed from a file to an image of that size.
+func (l Lent) copy(to *os.File, root *os.Root, size int64) error {
+	f, err := openIn(root, l.Path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	pieces := (info.Size() + pieceSize - 1) / pieceSize
+	for _, r := range l.Runs {
+		if r.Image < 0 || r.File < 0 || r.Count < 1 || r.Count > pieces-r.File || r.Count > size/pieceSize-r.Image {
+			return fmt.Errorf("run %+v is not within its %d bytes or the image's %d", r, info.Size(), size)
+		}
+		from := io.NewSectionReader(f, r.File*pieceSize, r.Count*pieceSize)
+		if _, err := io.Copy(io.NewOffsetWriter(to, r.Image*pieceSize), from); err != nil {
+			return err
+		}
+	}
+	return nil
+}
