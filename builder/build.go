@@ -196,6 +196,10 @@ func (b *build) packages(ctx context.Context) error {
 	return b.fetch(ctx, b.Update && b.Lock == nil)
 }
 
+func (b *build) damagedPackages(why error) {
+	b.Log.Warn("the cached packages are damaged and are installed again", "why", why)
+}
+
 // refetch installs the packages anew, although there is a tree.
 func (b *build) refetch(ctx context.Context) error {
 	event := b.event
@@ -254,11 +258,17 @@ func (b *build) fetch(ctx context.Context, fresh bool) error {
 	if err != nil {
 		return err
 	}
-	b.base = e
-	var facts treeFacts
-	if err := readJSON(e.Path(treeFile), &facts); err == nil { // a damaged one is found when the tree is used
-		b.treeSum = facts.Digest
+	if hit { // the tree itself is read when it is used
+		if err := e.Verify(treeFile); err != nil {
+			b.damagedPackages(err)
+			return b.fetch(ctx, true)
+		}
 	}
+	facts, err := readFacts(e.Dir)
+	if err != nil {
+		return err
+	}
+	b.base, b.treeSum = e, facts.Digest
 	switch {
 	case hit && b.Lock != nil:
 		b.event.Kind = Cached
@@ -352,7 +362,7 @@ func (b *build) system(ctx context.Context) (err error) {
 		}
 		switch {
 		case err != nil && strings.Contains(err.Error(), treeChanged): // the inner program's error is text
-			b.Log.Warn("the cached packages are damaged and are installed again", "why", err)
+			b.damagedPackages(err)
 			if err := b.refetch(ctx); err != nil {
 				return err
 			}

@@ -146,7 +146,7 @@ func MakeLock(ctx context.Context, o Options) (*lock.Lock, error) {
 		if !strings.Contains(err.Error(), treeChanged) {
 			return nil, err
 		}
-		b.Log.Warn("the cached packages are damaged and are installed again", "why", err)
+		b.damagedPackages(err)
 		if err := b.refetch(ctx); err != nil {
 			return nil, err
 		}
