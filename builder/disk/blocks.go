@@ -171,8 +171,8 @@ func (l Layers) Unpack(ctx context.Context, to *os.File, at int64) error {
 // runs; that of a block of zeros is none.
 type Prints []print
 
-// print are two hashes of a block, of 64 bits each, with seeds that nobody knows
-// before: two blocks have the same ones once in 2^128 pairs.
+// print are two hashes of 64 bits each, with seeds that nobody knows before: two
+// blocks have the same ones once in 2^128 pairs.
 type print [2]uint64
 
 var printSeeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"os"
 	"path/filepath"
@@ -59,9 +58,8 @@ func Borrow(ctx context.Context, from, tree string, paths []string, list, rest s
 	if err != nil {
 		return err
 	}
-	x := &index{root: root, seed: maphash.MakeSeed(), first: map[uint64]place{}}
-	defer x.close()
-	if err := x.read(ctx, paths); err != nil {
+	x := &index{first: map[print]place{}}
+	if err := x.read(ctx, root, paths); err != nil {
 		return err
 	}
 	lent := make([]Lent, len(x.files))
@@ -86,11 +84,8 @@ func Borrow(ctx context.Context, from, tree string, paths []string, list, rest s
 				continue
 			}
 			follows := place{last.file, last.piece + 1}
-			p, found, err := x.find(piece, follows, at == next)
-			if err != nil {
-				return err
-			}
-			if !found {
+			p, ok := x.find(printOf(piece), follows, at == next)
+			if !ok {
 				continue
 			}
 			runs := &lent[p.file].Runs
@@ -137,25 +132,21 @@ type place struct{ file, piece int64 }
 
 // index knows where in the tree each piece is.
 type index struct {
-	root  *os.Root
-	seed  maphash.Seed
 	files []indexed
-	first map[uint64]place // hash of a piece -> the first one that has it
-	open  *os.File         // the file that was compared last
-	which int64
+	first map[print]place // the first one with that print
 }
 
 type indexed struct {
 	path   string
-	hashes []uint64
+	pieces []print
 }
 
-// read hashes the files' pieces.
-func (x *index) read(ctx context.Context, paths []string) error {
+// read reads the files' pieces.
+func (x *index) read(ctx context.Context, root *os.Root, paths []string) error {
 	x.files = make([]indexed, len(paths))
 	err := parallel(ctx, 0, len(paths), func(i int) error {
 		x.files[i].path = paths[i]
-		f, err := openIn(x.root, paths[i])
+		f, err := openIn(root, paths[i])
 		if err != nil {
 			return err
 		}
@@ -166,7 +157,7 @@ func (x *index) read(ctx context.Context, paths []string) error {
 			if n > 0 {
 				clear(buf[n:])
 				for at := 0; at < n; at += pieceSize {
-					x.files[i].hashes = append(x.files[i].hashes, maphash.Bytes(x.seed, buf[at:at+pieceSize]))
+					x.files[i].pieces = append(x.files[i].pieces, printOf(buf[at:at+pieceSize]))
 				}
 			}
 			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -181,55 +172,24 @@ func (x *index) read(ctx context.Context, paths []string) error {
 		return err
 	}
 	for i, f := range x.files {
-		for n, h := range f.hashes {
-			if _, ok := x.first[h]; !ok {
-				x.first[h] = place{int64(i), int64(n)}
+		for n, p := range f.pieces {
+			if _, ok := x.first[p]; !ok {
+				x.first[p] = place{int64(i), int64(n)}
 			}
 		}
 	}
 	return nil
 }
 
-// find finds a piece: the one that follows, if it may, or any other.
-func (x *index) find(piece []byte, follows place, may bool) (place, bool, error) {
-	h := maphash.Bytes(x.seed, piece)
+// find finds a piece: the one that follows, if it may be that, or any other.
+func (x *index) find(piece print, follows place, may bool) (place, bool) {
 	if may {
-		if hashes := x.files[follows.file].hashes; follows.piece < int64(len(hashes)) && hashes[follows.piece] == h {
-			if same, err := x.same(piece, follows); same || err != nil {
-				return follows, same, err
-			}
+		if all := x.files[follows.file].pieces; follows.piece < int64(len(all)) && all[follows.piece] == piece {
+			return follows, true
 		}
 	}
-	p, ok := x.first[h]
-	if !ok {
-		return place{}, false, nil
-	}
-	same, err := x.same(piece, p)
-	return p, same, err
-}
-
-// same compares the bytes: two pieces may have one hash.
-func (x *index) same(piece []byte, p place) (bool, error) {
-	if x.open == nil || x.which != p.file {
-		x.close()
-		var err error
-		if x.open, err = openIn(x.root, x.files[p.file].path); err != nil {
-			return false, err
-		}
-		x.which = p.file
-	}
-	got := make([]byte, pieceSize)
-	if _, err := x.open.ReadAt(got, p.piece*pieceSize); err != nil && !errors.Is(err, io.EOF) {
-		return false, err
-	}
-	return bytes.Equal(got, piece), nil
-}
-
-func (x *index) close() {
-	if x.open != nil {
-		x.open.Close()
-		x.open = nil
-	}
+	p, ok := x.first[piece]
+	return p, ok
 }
 
 // openIn opens a regular file of a tree.
