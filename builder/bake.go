@@ -146,13 +146,14 @@ type bake struct {
 	work    string // for the tree; removed at the end
 	tree    string
 	root    *os.Root
-	upper   string         // layer of our own; empty: the tree is a copy
-	mounts  []string       // inside the tree
-	facts   treeFacts      // of the tree of packages
-	lower   *later[survey] // of the tree of packages, which is what it was
-	packed  *later[packed] // the initramfs
-	based   *later[base]   // the file system of the tree of packages
-	last    survey         // of the finished tree
+	upper   string           // layer of our own; empty: the tree is a copy
+	mounts  []string         // inside the tree
+	facts   treeFacts        // of the tree of packages
+	lower   *later[survey]   // of the tree of packages, which is what it was
+	packed  *later[packed]   // the initramfs
+	based   *later[base]     // the file system of the tree of packages
+	kept    *later[struct{}] // what the cache keeps of it
+	last    survey           // of the finished tree
 	baked   Baked
 }
 
@@ -170,11 +171,12 @@ func (b *bake) layer(ctx context.Context) (err error) {
 	upper, work := filepath.Join(b.work, "upper"), filepath.Join(b.work, "work")
 	for _, dir := range []string{upper, work, b.tree} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
+			b.kept = begin(func() (struct{}, error) { return struct{}{}, err })
 			b.based = begin(func() (base, error) { return base{}, err })
 			return err
 		}
 	}
-	b.based = begin(func() (base, error) { return b.makeBase(ctx, lower) })
+	b.beginBase(ctx, lower)
 	// A file that is not in our layer is the one below of the same name: no redirects (overlayfs.rst).
 	options := "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + work + ",redirect_dir=off,metacopy=off"
 	if !initialNamespace() {
@@ -252,6 +254,7 @@ func (b *bake) close() error {
 	if b.lower != nil {
 		b.lower.wait()
 		b.packed.wait()
+		b.kept.wait()
 		b.based.wait()
 	}
 	if b.upper != "" {
@@ -432,7 +435,11 @@ func (b *bake) finish(ctx context.Context) error {
 			return step.Run(ctx)
 		})
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	_, err = b.kept.wait()
+	return err
 }
 
 // inspect writes the listing of the tree and refuses one with a secret in it.

@@ -40,25 +40,47 @@ func (b *bake) rootBytes() int64 {
 	return b.RootSize
 }
 
-// makeBase makes the file system of the tree of packages, or takes it from the cache.
-func (b *bake) makeBase(ctx context.Context, tree string) (base, error) {
+// beginBase begins with the file system of the tree of packages. What the cache keeps
+// of it may take longer than the system itself needs.
+func (b *bake) beginBase(ctx context.Context, tree string) {
+	made := make(chan base, 1)
+	b.kept = begin(func() (struct{}, error) { return struct{}{}, b.keepBase(ctx, tree, made) })
+	b.based = begin(func() (base, error) {
+		select {
+		case x := <-made:
+			return x, nil
+		case <-b.kept.done:
+		}
+		select {
+		case x := <-made:
+			return x, nil
+		default:
+			_, err := b.kept.wait()
+			return base{}, err
+		}
+	})
+}
+
+// keepBase makes the file system of the tree of packages, or takes it from the cache,
+// and gives it to made. It ends when the cache has it.
+func (b *bake) keepBase(ctx context.Context, tree string, made chan<- base) error {
 	key, err := cache.Key([]any{b.Code, b.facts.Digest, b.rootBytes(), b.Epoch, b.Mke2fs})
 	if err != nil {
-		return base{}, err
+		return err
 	}
 	c, err := cache.Open(b.Cache, b.log, removeTree(b.log))
 	if err != nil {
-		return base{}, err
+		return err
 	}
 	defer c.Close()
-	p, err := b.cachedBase(ctx, c, key, tree, false)
+	err = b.cachedBase(ctx, c, key, tree, false, made)
 	if errors.Is(err, errDamaged) {
-		p, err = b.cachedBase(ctx, c, key, tree, true)
+		err = b.cachedBase(ctx, c, key, tree, true, made)
 	}
 	if errors.Is(err, disk.ErrTooSmall) {
 		err = b.tooSmall()
 	}
-	return base{key, p}, err
+	return err
 }
 
 func (b *bake) tooSmall() error {
@@ -66,15 +88,25 @@ func (b *bake) tooSmall() error {
 }
 
 // cachedBase takes the file system from the cache, or from a new entry.
-func (b *bake) cachedBase(ctx context.Context, c *cache.Cache, key, tree string, fresh bool) (disk.Prints, error) {
+func (b *bake) cachedBase(ctx context.Context, c *cache.Cache, key, tree string, fresh bool, made chan<- base) error {
 	raw := filepath.Join(b.work, rawRoot)
+	blocks := func() error {
+		prints, err := disk.WriteBlocks(ctx, b.Base, raw, nil) // while others work on the tree
+		if err == nil {
+			made <- base{key, prints} // from here on raw is another's
+		}
+		return err
+	}
 	e, hit, err := c.Get(ctx, baseKind, key, fresh, func(ctx context.Context, dir string) error {
-		// Equal trees have one name, so that they give equal bytes; an image gets its own.
-		id := uuid.NewSHA1(uuid.MustParse(handoff.RootType), []byte(b.facts.Digest))
 		if err := os.Remove(raw); err != nil && !errors.Is(err, os.ErrNotExist) { // what a damaged entry gave
 			return err
 		}
+		// Equal trees have one name, so that they give equal bytes; an image gets its own.
+		id := uuid.NewSHA1(uuid.MustParse(handoff.RootType), []byte(b.facts.Digest))
 		if err := disk.WriteExt4(ctx, b.log, raw, disk.Ext4{Tree: tree, UUID: id.String(), Size: b.rootBytes(), Epoch: b.Epoch}); err != nil {
+			return err
+		}
+		if err := blocks(); err != nil {
 			return err
 		}
 		// What is made from a damaged tree must not be found by the next build.
@@ -82,26 +114,23 @@ func (b *bake) cachedBase(ctx context.Context, c *cache.Cache, key, tree string,
 		if err != nil {
 			return err
 		}
-		return disk.Borrow(ctx, raw, tree, lower.files(), filepath.Join(dir, lentFile), filepath.Join(dir, rootFile))
+		return disk.Borrow(ctx, b.Base, tree, lower.files(), filepath.Join(dir, lentFile), filepath.Join(dir, rootFile))
 	})
+	if err != nil || !hit {
+		return err
+	}
+	err = e.Verify(rootFile, lentFile)
+	if err == nil {
+		err = disk.Return(ctx, raw, tree, e.Path(lentFile), e.Path(rootFile))
+	}
+	if _, changed := b.lower.wait(); changed != nil { // which is the reason, then
+		return changed
+	}
 	if err != nil {
-		return nil, err
+		b.log.Warn("the cached root file system is damaged and is made again", "why", err)
+		return fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	if hit {
-		err := e.Verify(rootFile, lentFile)
-		if err == nil {
-			err = disk.Return(ctx, raw, tree, e.Path(lentFile), e.Path(rootFile))
-		}
-		if _, changed := b.lower.wait(); changed != nil { // which is the reason, then
-			return nil, changed
-		}
-		if err != nil {
-			b.log.Warn("the cached root file system is damaged and is made again", "why", err)
-			return nil, fmt.Errorf("%w: %w", errDamaged, err)
-		}
-	}
-	// While others work on the tree: the qcow2 takes these blocks as they are.
-	return disk.WriteBlocks(ctx, b.Base, raw, nil)
+	return blocks()
 }
 
 // files are the regular files with something in them, as paths in the tree.
@@ -149,8 +178,10 @@ func (b *bake) filesystem(ctx context.Context) error {
 		b.baked.Verity = v.String()
 	}
 	b.baked.Base = below.key
-	_, err = disk.WriteBlocks(ctx, filepath.Join(b.Output, rootFile), raw, below.prints)
-	return err
+	if _, err = disk.WriteBlocks(ctx, filepath.Join(b.Output, rootFile), raw, below.prints); err != nil {
+		return err
+	}
+	return os.Remove(raw)
 }
 
 // BaseSpec says what the blocks of a file system below are made of again.

@@ -106,7 +106,7 @@ func baker(t *testing.T, lower, finished, cacheDir string) *bake {
 		t.Fatal(err)
 	}
 	b.lower = begin(func() (survey, error) { return surveyTree(t.Context(), lower, false, nil) })
-	b.based = begin(func() (base, error) { return b.makeBase(t.Context(), lower) })
+	b.beginBase(t.Context(), lower)
 	var err error
 	if b.last, err = surveyTree(t.Context(), finished, false, nil); err != nil {
 		t.Fatal(err)
@@ -137,6 +137,9 @@ func TestIncrementalEqualsCold(t *testing.T) {
 			}
 			below, err := b.based.wait()
 			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := b.kept.wait(); err != nil {
 				t.Fatal(err)
 			}
 			blocks, err := os.ReadFile(b.Base)

@@ -40,52 +40,48 @@ type Run struct {
 	Count int64 `json:"n"`
 }
 
-// Borrow finds the pieces of an image that lie in files of a tree, of these paths, and
-// writes which ones to the file list, as JSON, and what is left of the image to the
-// file rest, as Blocks. Together with the tree they are the image, see Return.
+// Borrow finds the pieces of an image, of which there are Blocks from zeros, that lie in
+// files of a tree, of these paths. It writes which ones to the file list, as JSON, and
+// what is left of the image to the file rest, as Blocks. Together with the tree they
+// are the image, see Return.
 func Borrow(ctx context.Context, from, tree string, paths []string, list, rest string) error {
-	root, err := os.OpenRoot(tree)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	f, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	m, err := openImage(f)
-	if err != nil {
-		return err
-	}
 	x := &index{first: map[print]place{}}
-	if err := x.read(ctx, root, paths); err != nil {
+	if err := x.read(ctx, tree, paths); err != nil {
 		return err
 	}
+	l, err := OpenLayers(from)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	z, err := decoder()
+	if err != nil {
+		return err
+	}
+	defer z.Close()
 	lent := make([]Lent, len(x.files))
-	taken := make([][perBlock]bool, len(m.data))
+	taken := make([][perBlock]bool, l.blocks())
+	left := make([]bool, l.blocks()) // blocks with something that is not borrowed
+	block := func(i int) ([]byte, error) {
+		packed, err := l.frame(i)
+		if err != nil || packed == nil {
+			return nil, err
+		}
+		return expand(z, packed, nil)
+	}
 	var last place // of the piece before
 	next := int64(-1)
-	for i := range m.data {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		block, err := m.read(i)
-		if err != nil {
-			return err
-		}
+	err = inOrder(ctx, l.blocks(), block, func(i int, block []byte) error {
 		for n := range perBlock {
-			if block == nil {
-				break
-			}
 			piece := block[n*pieceSize:][:pieceSize]
-			at := int64(i)*perBlock + int64(n)
-			if bytes.Equal(piece, zeroBlock[:pieceSize]) || (at+1)*pieceSize > m.size {
+			if bytes.Equal(piece, zeroBlock[:pieceSize]) {
 				continue
 			}
+			at := int64(i)*perBlock + int64(n)
 			follows := place{last.file, last.piece + 1}
 			p, ok := x.find(printOf(piece), follows, at == next)
-			if !ok {
+			if !ok || (at+1)*pieceSize > l.size() {
+				left[i] = true
 				continue
 			}
 			runs := &lent[p.file].Runs
@@ -96,11 +92,15 @@ func Borrow(ctx context.Context, from, tree string, paths []string, list, rest s
 			}
 			last, next, taken[i][n] = p, at+1, true
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	b := Borrowed{Size: m.size, Files: []Lent{}}
-	for i, l := range lent {
-		if len(l.Runs) > 0 {
-			b.Files = append(b.Files, Lent{x.files[i].path, l.Runs})
+	b := Borrowed{Size: l.size(), Files: []Lent{}}
+	for i, f := range lent {
+		if len(f.Runs) > 0 {
+			b.Files = append(b.Files, Lent{x.files[i].path, f.Runs})
 		}
 	}
 	text, err := json.Marshal(b)
@@ -110,20 +110,20 @@ func Borrow(ctx context.Context, from, tree string, paths []string, list, rest s
 	if err := os.WriteFile(list, text, 0o644); err != nil {
 		return err
 	}
-	return writeBlocks(ctx, rest, m.size, len(m.data), func(i int) ([]byte, error) {
-		block, err := m.read(i)
-		if err != nil || block == nil {
+	return writeBlocks(ctx, rest, l.size(), l.blocks(), func(i int) ([]byte, error) {
+		if !left[i] {
+			return nil, nil
+		}
+		rest, err := block(i)
+		if err != nil {
 			return nil, err
 		}
 		for n, is := range taken[i] {
 			if is {
-				clear(block[n*pieceSize:][:pieceSize])
+				clear(rest[n*pieceSize:][:pieceSize])
 			}
 		}
-		if bytes.Equal(block, zeroBlock[:]) {
-			return nil, nil
-		}
-		return block, nil
+		return rest, nil
 	})
 }
 
@@ -142,9 +142,14 @@ type indexed struct {
 }
 
 // read reads the files' pieces.
-func (x *index) read(ctx context.Context, root *os.Root, paths []string) error {
+func (x *index) read(ctx context.Context, tree string, paths []string) error {
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	x.files = make([]indexed, len(paths))
-	err := parallel(ctx, 0, len(paths), func(i int) error {
+	err = parallel(ctx, 0, len(paths), func(i int) error {
 		x.files[i].path = paths[i]
 		f, err := openIn(root, paths[i])
 		if err != nil {

@@ -41,12 +41,22 @@ func lentTree(t *testing.T, size int64) (tree, image string, paths []string) {
 	return tree, image, paths
 }
 
+// borrow borrows for an image that is a file.
+func borrow(t *testing.T, image, tree string, paths []string, list, rest string) error {
+	t.Helper()
+	blocks := filepath.Join(t.TempDir(), "blocks")
+	if _, err := WriteBlocks(t.Context(), blocks, image, nil); err != nil {
+		t.Fatal(err)
+	}
+	return Borrow(t.Context(), blocks, tree, paths, list, rest)
+}
+
 // What is borrowed is returned, and is not kept.
 func TestBorrow(t *testing.T) {
 	tree, image, paths := lentTree(t, 520<<20)
 	dir := t.TempDir()
 	list, rest, to := filepath.Join(dir, "list"), filepath.Join(dir, "rest"), filepath.Join(dir, "to")
-	if err := Borrow(t.Context(), image, tree, paths, list, rest); err != nil {
+	if err := borrow(t, image, tree, paths, list, rest); err != nil {
 		t.Fatal(err)
 	}
 	if err := Return(t.Context(), to, tree, list, rest); err != nil {
@@ -60,7 +70,7 @@ func TestBorrow(t *testing.T) {
 	}
 	// A small file system has smaller blocks, and files begin anywhere.
 	tree, image, paths = lentTree(t, 32<<20)
-	if err := errors.Join(Borrow(t.Context(), image, tree, paths, list, rest), Return(t.Context(), to, tree, list, rest)); err != nil {
+	if err := errors.Join(borrow(t, image, tree, paths, list, rest), Return(t.Context(), to, tree, list, rest)); err != nil {
 		t.Fatal(err)
 	}
 	run(t, "cmp", to, image)
@@ -69,7 +79,7 @@ func TestBorrow(t *testing.T) {
 	if err := os.Truncate(other, 9*blockSize-100); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(Borrow(t.Context(), other, tree, paths, list, rest), Return(t.Context(), to, tree, list, rest)); err != nil {
+	if err := errors.Join(borrow(t, other, tree, paths, list, rest), Return(t.Context(), to, tree, list, rest)); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(read(t, to), read(t, other)) {
@@ -81,7 +91,7 @@ func TestReturnRefuses(t *testing.T) {
 	tree, image, paths := lentTree(t, 32<<20)
 	dir := t.TempDir()
 	list, rest := filepath.Join(dir, "list"), filepath.Join(dir, "rest")
-	if err := Borrow(t.Context(), image, tree, paths, list, rest); err != nil {
+	if err := borrow(t, image, tree, paths, list, rest); err != nil {
 		t.Fatal(err)
 	}
 	outside := filepath.Join(dir, "outside")
