@@ -40,6 +40,7 @@ type build struct {
 	made      time.Time        // when the packages were current
 	apt       *sourceslist.Set // deb: where packages come from
 	base      *cache.Entry     // the tree of packages
+	unhold    func()           // lets others make it anew; nil: it is not held
 	installed bool             // the packages were installed by this build
 	treeSum   string           // of the tree of packages, see treeFacts
 	baked     *cache.Entry
@@ -135,6 +136,7 @@ func Build(ctx context.Context, o Options) (*Manifest, error) {
 	}
 	defer func() {
 		b.root.Close()
+		b.letGo()
 		if b.work != "" {
 			os.RemoveAll(b.work)
 		}
@@ -196,6 +198,14 @@ func (b *build) packages(ctx context.Context) error {
 	return b.fetch(ctx, b.Update && b.Lock == nil)
 }
 
+// letGo lets others make the tree of packages anew.
+func (b *build) letGo() {
+	if b.unhold != nil {
+		b.unhold()
+		b.unhold = nil
+	}
+}
+
 func (b *build) damagedPackages(why error) {
 	b.Log.Warn("the cached packages are damaged and are installed again", "why", why)
 }
@@ -207,7 +217,10 @@ func (b *build) refetch(ctx context.Context) error {
 	return b.fetch(ctx, true)
 }
 
+// fetch installs the packages or takes their tree from the cache, and holds it: an image
+// is made on top of it.
 func (b *build) fetch(ctx context.Context, fresh bool) error {
+	b.letGo()
 	in := b.inputs.Packages
 	key, err := cache.Key(in)
 	if err != nil {
@@ -256,6 +269,9 @@ func (b *build) fetch(ctx context.Context, fresh bool) error {
 		return b.inside(ctx, Inside{Settle: &SettleSpec{Dir: dir, Epoch: spec.Epoch, Code: b.inputs.Binaries["ward"]}})
 	})
 	if err != nil {
+		return err
+	}
+	if e, b.unhold, err = b.cache.Hold(ctx, packagesKind, key); err != nil {
 		return err
 	}
 	if hit { // the tree itself is read when it is used

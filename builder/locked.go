@@ -139,6 +139,7 @@ func MakeLock(ctx context.Context, o Options) (*lock.Lock, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer b.letGo()
 	if err := b.run(ctx, []Step{{"inputs", b.hashInputs}, {"packages", b.packages}}); err != nil {
 		return nil, err
 	}

@@ -91,16 +91,26 @@ func Key(inputs any) (string, error) {
 
 // Get returns the entry of a kind and key, and whether it was there. If it was
 // not, or fresh is asked for, build fills a new folder; while it does, others
-// that want the same entry wait.
+// that want the same entry wait. It waits for those who hold the former one.
 func (c *Cache) Get(ctx context.Context, kind, key string, fresh bool, build func(ctx context.Context, dir string) error) (*Entry, bool, error) {
+	if !fresh {
+		e, release, err := c.Hold(ctx, kind, key)
+		if err == nil {
+			release()
+			return e, true, nil
+		}
+		if ctx.Err() != nil {
+			return nil, false, err
+		}
+	}
 	name := entryName(kind, key)
-	unlock, err := c.lock(ctx, name)
+	unlock, err := c.lock(ctx, name, unix.LOCK_EX)
 	if err != nil {
 		return nil, false, err
 	}
 	defer unlock()
 	dir := filepath.Join(c.dir, name)
-	if !fresh {
+	if !fresh { // somebody may have built it meanwhile
 		e, err := read(dir)
 		switch {
 		case err == nil && e.Key == key:
@@ -138,6 +148,24 @@ func (c *Cache) Get(ctx context.Context, kind, key string, fresh bool, build fun
 	}
 	e.Dir = dir
 	return e, false, nil
+}
+
+// Hold returns a finished entry that nobody makes anew until it is released. A file of
+// it may be damaged, see Verify.
+func (c *Cache) Hold(ctx context.Context, kind, key string) (e *Entry, release func(), err error) {
+	name := entryName(kind, key)
+	release, err = c.lock(ctx, name, unix.LOCK_SH)
+	if err != nil {
+		return nil, nil, err
+	}
+	if e, err = read(filepath.Join(c.dir, name)); err == nil && e.Key != key {
+		err = fmt.Errorf("cache: %s: has another key", e.Dir)
+	}
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return e, release, nil
 }
 
 // Peek returns a finished entry of the cache in a folder. It writes nothing and takes no
@@ -193,14 +221,15 @@ func (c *Cache) tryLock(name string) (func(), error) {
 	return func() { f.Close() }, nil
 }
 
-// lock takes the lock of an entry, or gives up when the context ends.
-func (c *Cache) lock(ctx context.Context, name string) (func(), error) {
+// lock takes the lock of an entry, for itself or shared (flock(2)), or gives up when
+// the context ends.
+func (c *Cache) lock(ctx context.Context, name string, how int) (func(), error) {
 	f, err := os.OpenFile(filepath.Join(c.dir, name+".lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	for said := false; ; {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if err == nil {
 			// When it was last wanted, for Prune.
 			if err := os.Chtimes(f.Name(), time.Time{}, time.Now()); err != nil {
@@ -214,7 +243,7 @@ func (c *Cache) lock(ctx context.Context, name string) (func(), error) {
 			return nil, fmt.Errorf("cache: lock %s: %w", name, err)
 		}
 		if !said {
-			c.log.Info("another build makes the same thing, waiting for it", "entry", name)
+			c.log.Info("another build makes or uses the same thing, waiting for it", "entry", name)
 			said = true
 		}
 		select {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func open(t *testing.T) *Cache {
@@ -52,6 +53,36 @@ func TestGetBuildsOnce(t *testing.T) {
 	}
 	if _, hit, err := c.Get(t.Context(), "x", key(t, 2), false, fill("one")); hit || err != nil {
 		t.Errorf("other inputs: hit = %v, %v, want a new entry", hit, err)
+	}
+}
+
+// What somebody holds is not made anew under them, and is found by others.
+func TestHold(t *testing.T) {
+	c := open(t)
+	if _, _, err := c.Hold(t.Context(), "x", key(t, 1)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Hold() of nothing = %v, want that there is none", err)
+	}
+	if _, _, err := c.Get(t.Context(), "x", key(t, 1), false, fill("one")); err != nil {
+		t.Fatal(err)
+	}
+	e, release, err := c.Hold(t.Context(), "x", key(t, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, hit, err := c.Get(t.Context(), "x", key(t, 1), false, fill("two")); !hit || err != nil {
+		t.Errorf("Get() of what is held: hit = %v, %v, want it", hit, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, _, err := c.Get(ctx, "x", key(t, 1), true, fill("two")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Get(fresh) of what is held = %v, want that it waits", err)
+	}
+	if err := e.Verify("a"); err != nil {
+		t.Errorf("what is held was changed: %v", err)
+	}
+	release()
+	if _, hit, err := c.Get(t.Context(), "x", key(t, 1), true, fill("two")); hit || err != nil {
+		t.Errorf("Get(fresh) of what was released: hit = %v, %v, want a new one", hit, err)
 	}
 }
 
