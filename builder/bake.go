@@ -165,17 +165,15 @@ func (b *bake) layer(ctx context.Context) (err error) {
 	if b.facts, err = readFacts(b.Installed); err != nil {
 		return err
 	}
-	lower := filepath.Join(b.Installed, treeDir)
-	b.lower = begin(func() (survey, error) { return b.surveyLower(ctx) })
-	b.packed = begin(func() (packed, error) { return b.pack(ctx, lower) })
 	upper, work := filepath.Join(b.work, "upper"), filepath.Join(b.work, "work")
 	for _, dir := range []string{upper, work, b.tree} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			b.kept = begin(func() (struct{}, error) { return struct{}{}, err })
-			b.based = begin(func() (base, error) { return base{}, err })
 			return err
 		}
 	}
+	lower := filepath.Join(b.Installed, treeDir)
+	b.lower = begin(func() (survey, error) { return b.surveyLower(ctx) })
+	b.packed = begin(func() (packed, error) { return b.pack(ctx, lower) })
 	b.beginBase(ctx, lower)
 	// A file that is not in our layer is the one below of the same name: no redirects (overlayfs.rst).
 	options := "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + work + ",redirect_dir=off,metacopy=off"
@@ -198,11 +196,7 @@ func (b *bake) layer(ctx context.Context) (err error) {
 // surveyLower reads the tree of packages, which must be what it was.
 func (b *bake) surveyLower(ctx context.Context) (survey, error) {
 	// Another ward may know of other secrets than the one that looked for them.
-	got, err := surveyTree(ctx, filepath.Join(b.Installed, treeDir), b.facts.Code != b.Code, nil)
-	if err != nil {
-		return nil, err
-	}
-	return got, b.facts.compare(b.Installed, got)
+	return b.facts.survey(ctx, b.Installed, b.facts.Code != b.Code)
 }
 
 // run executes a program in the tree. The tree's /proc and /dev are there from

@@ -44,20 +44,17 @@ func (b *bake) rootBytes() int64 {
 // of it may take longer than the system itself needs.
 func (b *bake) beginBase(ctx context.Context, tree string) {
 	made := make(chan base, 1)
-	b.kept = begin(func() (struct{}, error) { return struct{}{}, b.keepBase(ctx, tree, made) })
+	b.kept = begin(func() (struct{}, error) {
+		defer close(made)
+		return struct{}{}, b.keepBase(ctx, tree, made)
+	})
 	b.based = begin(func() (base, error) {
-		select {
-		case x := <-made:
+		x, ok := <-made
+		if ok {
 			return x, nil
-		case <-b.kept.done:
 		}
-		select {
-		case x := <-made:
-			return x, nil
-		default:
-			_, err := b.kept.wait()
-			return base{}, err
-		}
+		_, err := b.kept.wait()
+		return x, err
 	})
 }
 

@@ -101,12 +101,15 @@ func treeDigest(s survey, suspects []string) string {
 // treeChanged is said of a tree of packages that is no longer what it was.
 const treeChanged = "was changed since its packages were installed"
 
-// compare returns the error of a tree that is no longer what the facts say.
-func (f treeFacts) compare(dir string, got survey) error {
-	if treeDigest(got, f.Suspects) == f.Digest {
-		return nil
+// survey reads the tree in a folder, for secrets too if gate is set, and refuses one
+// that is no longer what the facts say.
+func (f treeFacts) survey(ctx context.Context, dir string, gate bool) (survey, error) {
+	tree := filepath.Join(dir, treeDir)
+	got, err := surveyTree(ctx, tree, gate, nil)
+	if err == nil && treeDigest(got, f.Suspects) != f.Digest {
+		err = fmt.Errorf("%s %s\nhint: remove %s, the next build installs them again", tree, treeChanged, dir)
 	}
-	return fmt.Errorf("%s %s\nhint: remove %s, the next build installs them again", filepath.Join(dir, treeDir), treeChanged, dir)
+	return got, err
 }
 
 // readFacts reads what a tree was.
@@ -123,11 +126,8 @@ func checkTree(ctx context.Context, s CheckSpec) error {
 	if err != nil {
 		return err
 	}
-	got, err := surveyTree(ctx, filepath.Join(s.Dir, treeDir), false, nil)
-	if err != nil {
-		return err
-	}
-	return facts.compare(s.Dir, got)
+	_, err = facts.survey(ctx, s.Dir, false)
+	return err
 }
 
 // treeTar are tar's options for what a file is beside its content. The names are sorted

@@ -143,6 +143,19 @@ func (l Layers) frame(i int) ([]byte, error) {
 	return nil, nil
 }
 
+// block is the block of that number; nil: it is all zeros.
+func (l Layers) block(z *zstd.Decoder, i int) ([]byte, error) {
+	packed, err := l.frame(i)
+	if err != nil || packed == nil {
+		return nil, err
+	}
+	block, err := expand(z, packed, nil)
+	if err != nil {
+		return nil, fmt.Errorf("block %d: %w", i, err)
+	}
+	return block, nil
+}
+
 // Unpack writes the image into a file at an offset; what is zeros is not written.
 func (l Layers) Unpack(ctx context.Context, to *os.File, at int64) error {
 	z, err := decoder()
@@ -151,13 +164,9 @@ func (l Layers) Unpack(ctx context.Context, to *os.File, at int64) error {
 	}
 	defer z.Close()
 	return parallel(ctx, 0, l.blocks(), func(i int) error {
-		data, err := l.frame(i)
-		if err != nil || data == nil {
+		block, err := l.block(z, i)
+		if err != nil || block == nil {
 			return err
-		}
-		block, err := expand(z, data, nil)
-		if err != nil {
-			return fmt.Errorf("block %d: %w", i, err)
 		}
 		if rest := l.size() - int64(i)*blockSize; rest < blockSize {
 			block = block[:rest]

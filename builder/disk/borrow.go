@@ -62,13 +62,7 @@ func Borrow(ctx context.Context, from, tree string, paths []string, list, rest s
 	lent := make([]Lent, len(x.files))
 	taken := make([][perBlock]bool, l.blocks())
 	left := make([]bool, l.blocks()) // blocks with something that is not borrowed
-	block := func(i int) ([]byte, error) {
-		packed, err := l.frame(i)
-		if err != nil || packed == nil {
-			return nil, err
-		}
-		return expand(z, packed, nil)
-	}
+	block := func(i int) ([]byte, error) { return l.block(z, i) }
 	var last place // of the piece before
 	next := int64(-1)
 	err = inOrder(ctx, l.blocks(), block, func(i int, block []byte) error {

@@ -129,11 +129,7 @@ func (b *bench) cases(p parts) []step {
 func (b *bench) removes(names ...string) func(context.Context, int) error {
 	return func(ctx context.Context, _ int) error {
 		for _, name := range names {
-			argv := []string{"rm", "-rf", "--", b.path(name)}
-			if os.Geteuid() != 0 {
-				argv = append([]string{"unshare", "--user", "--map-root-user", "--map-auto", "--"}, argv...)
-			}
-			if err := command.Run(ctx, b.log, argv...); err != nil {
+			if err := command.RemoveAll(ctx, b.log, b.path(name)); err != nil {
 				return err
 			}
 		}
