@@ -125,7 +125,9 @@ func TestIncrementalEqualsCold(t *testing.T) {
 		before      func()
 	}{
 		{"cold", warm, nil}, {"from the cache", warm, nil}, {"cold again", t.TempDir(), nil},
-		{"damaged", warm, func() { damage(t, warm, rootFile) }}, {"what is borrowed damaged", warm, func() { damage(t, warm, lentFile) }},
+		{"damaged", warm, func() { damage(t, warm, rootFile, func(data []byte) { data[len(data)-9] ^= 1 }) }},
+		// What is left of the list is a good one, of an image that borrows nothing.
+		{"borrows nothing", warm, func() { damage(t, warm, lentFile, borrowNothing) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.before != nil {
@@ -165,8 +167,8 @@ func TestIncrementalEqualsCold(t *testing.T) {
 	}
 }
 
-// damage changes a byte of the one file of that name that file systems in a cache have.
-func damage(t *testing.T, cacheDir, file string) {
+// damage changes the one file of that name that file systems in a cache have.
+func damage(t *testing.T, cacheDir, file string, change func(data []byte)) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(cacheDir, baseKind+"-*", file))
 	if err != nil || len(names) != 1 {
@@ -176,9 +178,20 @@ func damage(t *testing.T, cacheDir, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data[len(data)-9] ^= 1
+	was := bytes.Clone(data)
+	if change(data); bytes.Equal(data, was) {
+		t.Fatalf("%s was not changed", names[0])
+	}
 	if err := os.WriteFile(names[0], data, 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// borrowNothing empties a list and keeps its length.
+func borrowNothing(list []byte) {
+	at := bytes.Index(list, []byte(`"files":[`)) + len(`"files":[`)
+	for i := copy(list[at:], "]}") + at; i < len(list); i++ {
+		list[i] = ' '
 	}
 }
 
